@@ -1,0 +1,91 @@
+// Tokens to experts and back: prepare once an epoch, then dispatch and combine a layer. The seam of expert parallelism (DESIGN 5, 7).
+//
+// All W workers take part, also those without tokens. A rank hands over its own rows with the global experts each chose; it receives, for its own
+// experts, aligned blocks of rows, which ARE the grouped GEMM's input:
+//
+//   x [n_row, dim]  experts [n_row, n_top]                  block of expert 0         expert 1       (align = 8)
+//   row 0 -> 3, 9       dispatch                     in:   [a a a a a . . .][b b . . . . . .][c ...
+//   row 1 -> 9, 1    ------------->                  count  5                 2
+//                                                   offset  0                 8
+//   y [n_row, dim] = sum over j of weights[r, j] * expert(r, j)      <------ combine of the GEMMs' output, same blocks
+//
+// One copy of a row travels to a destination rank, however many of its experts are chosen there. A source's row reaches all etp ranks of the expert's ep
+// group. Within a block rows stand in (source rank, row) order, so that block contents do not depend on timing.
+//
+// Combine, two forms (DESIGN 7): deterministic: one row a (row, expert, etp) travels and the source sums j ascending, etp ascending; else each rank
+// first sums its own experts (j ascending) and one row a (row, rank) travels, summed by rank ascending. Both are fixed orders.
+//
+// Forms of dispatch: `padded` (decode): fixed slots of max_row a (source, destination) pair, no counts read by the host between layers; `counted`
+// (prefill): counts are exchanged first. The plan's header says which (the same on all ranks).
+//
+// Split calls so that work can run underneath: *_post starts, *_wait ends; between them the caller may compute and call `progress`.
+// micro: which of two independent buffer sets (two-micro-batch overlap), 0 or 1.
+// Errors: TI_ERR_ABORTED, TI_ERR_TIMEOUT, TI_ERR_RANGE (a peer sent an expert or count out of range: named in the log). No allocation after prepare.
+#ifndef TI_PARALLEL_EXPERT_EXCHANGE_H
+#define TI_PARALLEL_EXPERT_EXCHANGE_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/mesh.h"
+#include "parallel/coll.h"
+
+// Which rank's slot holds which expert: `slots` physical experts, some of them replicas. Arrays owned by the placement's maker.
+typedef struct ti_placement {
+  uint32_t version;
+  int n_expert, n_slot;    // n_slot = n_expert + redundant
+  const int32_t *slot_expert;   // [n_slot] logical expert of each physical slot; slots of ep group g are ti_split(n_slot, ep, g)
+  const int32_t *replica_first; // [n_expert + 1] into replica_slot
+  const int32_t *replica_slot;  // [n_slot] slots of each expert, ascending
+} ti_placement;
+
+typedef struct ti_exchange_config {
+  ti_mesh mesh;
+  int worker;           // this rank
+  int dim, n_top;
+  int max_row;          // most rows a rank hands over in one dispatch
+  int align;            // of expert blocks, in rows
+  ti_dtype dtype;       // of rows on the wire and in blocks: F32 or BF16 (E4M3 + scales on GPUs)
+  bool deterministic;   // the combine's form
+} ti_exchange_config;
+
+typedef struct ti_exchange ti_exchange;
+
+typedef struct ti_dispatch_args {
+  const void *x;           // [n_row, dim]
+  const int32_t *experts;  // [n_row, n_top] logical experts; negative: no route
+  const float *weights;    // [n_row, n_top]
+  int n_row;               // 0 for an idle rank
+  int micro;
+  bool padded;
+} ti_dispatch_args;
+
+typedef struct ti_dispatch_out {
+  const void *rows;        // [capacity, dim] blocks, valid until the next dispatch with the same micro
+  const int32_t *count, *offset;  // [local slots], [local slots + 1]
+  int n_local;             // physical experts here
+  int capacity;            // rows of all blocks
+} ti_dispatch_out;
+
+typedef struct ti_exchange_stats {  // since the last call of ti_exchange_stats_take
+  uint64_t dispatch_ns, combine_ns, exposed_ns, bytes_sent, rows_sent, rows_here;
+  int slowest_peer;        // whom the waits were for
+  uint64_t slowest_ns;
+} ti_exchange_stats;
+
+// world: all workers, rank = worker index; borrowed. Collective.
+ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, const ti_placement *p, ti_exchange **out, ti_error *err) TI_MUST_CHECK;
+void ti_exchange_destroy(ti_exchange *x);
+// Another placement of the same slot count from the next dispatch on (all ranks at the same plan).
+ti_status ti_exchange_set_placement(ti_exchange *x, const ti_placement *p) TI_MUST_CHECK;
+ti_status ti_exchange_dispatch_post(ti_exchange *x, const ti_dispatch_args *a) TI_MUST_CHECK;
+ti_status ti_exchange_dispatch_wait(ti_exchange *x, int micro, ti_dispatch_out *out) TI_MUST_CHECK;
+// y: [capacity, dim] the experts' output in the blocks of the dispatch with the same micro.
+ti_status ti_exchange_combine_post(ti_exchange *x, int micro, const void *y) TI_MUST_CHECK;
+// out: [n_row, dim] (+)= the weighted sums.
+ti_status ti_exchange_combine_wait(ti_exchange *x, int micro, void *out, bool accumulate) TI_MUST_CHECK;
+ti_status ti_exchange_progress(ti_exchange *x);  // TI_OK, TI_INPROGRESS; cheap
+void ti_exchange_stats_take(ti_exchange *x, ti_exchange_stats *out);
+// Rows each local slot got since the last call, [n_local], for load metrics.
+void ti_exchange_load_take(ti_exchange *x, uint64_t *rows);
+
+#endif
