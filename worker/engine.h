@@ -1,0 +1,63 @@
+// A worker's engine: owns the device, this rank's weights, the KV pool and the slots; turns plans into results. One thread (the step loop).
+//
+// The worker is the authority on a slot (DESIGN 4): position, length, last token, counts and seeds live here, plans carry none of them.
+#ifndef TI_WORKER_ENGINE_H
+#define TI_WORKER_ENGINE_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/mesh.h"
+#include "base/status.h"
+#include "base/trace.h"
+#include "kernels/kernel.h"
+#include "model/checkpoint.h"
+#include "model/config.h"
+#include "parallel/coll.h"
+#include "parallel/expert/exchange.h"
+#include "proto/wire.h"
+
+typedef struct ti_engine ti_engine;
+
+// Called with activations of the running batch, for goldens and debugging: what = "hidden" (layer 0 = embedding, n_layer = after the last norm),
+// "logits", "moe.experts" / "moe.weights" (layer = the MoE layer's index among MoE layers), "mtp". Data: fp32 or int32, host memory, [n_row, dim].
+typedef void (*ti_engine_tap)(void *arg, const char *what, int layer, const void *data, int n_row, int dim);
+
+typedef struct ti_engine_config {
+  const ti_config *model;
+  const ti_checkpoint *ckpt;   // borrowed for the engine's life (weights may be used as stored)
+  const ti_kernels *kernels;
+  ti_dev_options dev;
+  ti_mesh mesh;
+  int worker;                  // index, 0-based
+  ti_coll *tp;                 // this attention group, rank = tp index; borrowed
+  ti_coll *world;              // all workers (MoE); borrowed, may be NULL for dense models
+  uint32_t max_num_seqs;       // slots
+  uint32_t max_num_batched_tokens;
+  uint32_t max_model_len;
+  uint32_t page_tokens;
+  ti_dtype kv_dtype;
+  uint64_t kv_bytes;           // size of the pool; the page count follows
+  bool mtp;                    // run MTP layers (their KV is then kept)
+  bool deterministic;
+  int overlap;                 // two micro-batches: 0 off, 1 as the plan says
+  ti_engine_tap tap;
+  void *tap_arg;
+  ti_trace *trace;
+  const char *_Atomic *doing;  // set to a static text while the engine works ("layer 3: dispatch"), for heartbeats; may be NULL
+} ti_engine_config;
+
+// Loads weights (shards cut from the checkpoint) and sizes everything. Collective over tp and world.
+ti_status ti_engine_create(const ti_engine_config *cfg, ti_engine **out, ti_error *err) TI_MUST_CHECK;
+void ti_engine_destroy(ti_engine *e);
+
+typedef struct ti_engine_facts { uint32_t n_slot, n_page, page_tokens, max_rows, max_context; uint64_t weight_bytes, kv_bytes, scratch_bytes; } ti_engine_facts;
+void ti_engine_get_facts(const ti_engine *e, ti_engine_facts *out);
+
+// Runs one plan. *out and its arrays lie in `arena` (reset by the caller between steps; no other allocation). Errors: TI_ERR_FORMAT (a plan that
+// contradicts the slots: named), TI_ERR_ABORTED / TI_ERR_TIMEOUT (a collective; err says in which layer and for whom).
+ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena, ti_step_result *out, ti_error *err) TI_MUST_CHECK;
+// Forgets all slots (a new epoch).
+void ti_engine_reset(ti_engine *e);
+
+#endif
