@@ -40,6 +40,8 @@ ti_status ti_json_parse(const char *text, size_t n, json_t **out, ti_error *err)
     *out = j;
     return TI_OK;
   }
+  if (json_error_code(&e) == json_error_null_character)
+    return ti_error_set(err, TI_ERR_FORMAT, "JSON: line %d, column %d: \\u0000 is not allowed in a string", e.line, e.column);
   if (json_error_code(&e) == json_error_out_of_memory) return ti_error_set(err, TI_ERR_NOMEM, "JSON: out of memory");
   return ti_error_set(err, TI_ERR_FORMAT, "JSON: line %d, column %d: %s", e.line, e.column, e.text);
 }
