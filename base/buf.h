@@ -1,4 +1,4 @@
-// A growing byte buffer with a mandatory maximum. After a failed append the buffer is unchanged and `failed` stays set until reset, so that
+// A growing byte buffer with a mandatory maximum. After a failed append the buffer is unchanged and `failed` stays set (appends fail) until reset, so that
 // a chain of appends needs one check at its end. Always NUL-terminated (the NUL is not counted). Not thread-safe.
 #ifndef TI_BASE_BUF_H
 #define TI_BASE_BUF_H

@@ -1,6 +1,6 @@
 // The few habits with jansson that several rooms share: typed, bounds-checked reads with errors that name the field.
 //
-// All readers: a missing key leaves *out as it is and returns TI_OK; a wrong type or range is TI_ERR_FORMAT / TI_ERR_RANGE with a text such as
+// All readers: a missing key (or a null under it) leaves *out as it is and returns TI_OK; a wrong type or range is TI_ERR_FORMAT / TI_ERR_RANGE with a text such as
 // "hidden_size: expected an integer in 1..1048576, got \"big\"". obj must be an object.
 #ifndef TI_BASE_JSON_H
 #define TI_BASE_JSON_H

@@ -9,7 +9,8 @@
 typedef struct ti_team ti_team;
 typedef void (*ti_team_fn)(void *arg, int thread, int n_threads);
 
-// n_threads >= 1, the caller being thread 0. cpus: n_threads CPU numbers to pin to, or NULL.
+// 1 <= n_threads <= 1024, the caller being thread 0. cpus: n_threads CPU numbers to pin to (the caller too, to cpus[0], for good), or NULL.
+// TI_ERR_ARG: a size or a CPU that there is not; TI_ERR_NOMEM; TI_ERR_IO: no more threads.
 ti_status ti_team_create(int n_threads, const int *cpus, ti_team **out) TI_MUST_CHECK;
 void ti_team_destroy(ti_team *t);  // NULL is fine
 int ti_team_size(const ti_team *t);

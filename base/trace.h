@@ -16,6 +16,7 @@ void ti_trace_destroy(ti_trace *t);  // flushes; NULL is fine
 void ti_trace_set_offset(ti_trace *t, int64_t us);
 void ti_trace_track(ti_trace *t, int tid, const char *name);
 // name and cat are static strings; any thread; NULL trace = nothing. t0_ns, t1_ns from ti_mono_ns. step and layer < 0 are left out.
+// t1_ns == t0_ns makes an instant.
 void ti_trace_span(ti_trace *t, int tid, const char *name, const char *cat, uint64_t t0_ns, uint64_t t1_ns, int64_t step, int layer);
 void ti_trace_count(ti_trace *t, const char *name, uint64_t t_ns, double value);
 // Joins FILE.rank0.. FILE.rank<n-1> (missing ones are skipped) into FILE, a JSON array that Perfetto reads, and removes the parts.
