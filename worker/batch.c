@@ -1,0 +1,100 @@
+#include "worker/batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static size_t image_ints(int max_row, int max_seq, int table_stride) { return 4 * (size_t)max_row + (size_t)max_seq + 1 + (size_t)max_seq + (size_t)max_seq * (size_t)table_stride; }
+
+ti_status ti_step_batch_init(ti_step_batch *b, const ti_kernels *k, ti_dev *d, int max_row, int max_seq, int table_stride) {
+  *b = (ti_step_batch){.max_row = max_row, .max_seq = max_seq, .table_stride = table_stride};
+  const size_t n = image_ints(max_row, max_seq, table_stride);
+  b->host = calloc(n, sizeof *b->host);
+  b->seq = calloc((size_t)max_seq, sizeof *b->seq);
+  b->device = k->alloc(d, n * sizeof *b->device);
+  if (b->host && b->seq && b->device) return TI_OK;
+  ti_step_batch_fini(b, k, d);
+  return TI_ERR_NOMEM;
+}
+
+void ti_step_batch_fini(ti_step_batch *b, const ti_kernels *k, ti_dev *d) {
+  free(b->host);
+  free(b->seq);
+  if (b->device) k->free(d, b->device);
+  *b = (ti_step_batch){0};
+}
+
+// The image is laid out for the rows and sequences at hand, so that what is uploaded is one dense block.
+static void lay_out(ti_step_batch *b, int n_row, int n_seq) {
+  int32_t *h = b->host;
+  b->h_ids = h;
+  b->h_position = b->h_ids + n_row;
+  b->h_place = b->h_position + n_row;
+  b->h_seq = b->h_place + n_row;
+  b->h_row0 = b->h_seq + n_row;
+  b->h_kv_len = b->h_row0 + n_seq + 1;
+  b->h_table = b->h_kv_len + n_seq;
+  const int32_t *dev = b->device;
+#define ON_DEVICE(p) (dev + ((p) - h))
+  b->ids = ON_DEVICE(b->h_ids);
+  b->batch = (ti_batch){.n_row = n_row, .n_seq = n_seq, .position = ON_DEVICE(b->h_position), .place = ON_DEVICE(b->h_place), .seq = ON_DEVICE(b->h_seq),
+                        .seq_row0 = ON_DEVICE(b->h_row0), .seq_kv_len = ON_DEVICE(b->h_kv_len), .block_table = ON_DEVICE(b->h_table), .table_stride = b->table_stride};
+#undef ON_DEVICE
+}
+
+static ti_status check_row(const ti_slots *s, const ti_plan_row *r, uint32_t i, ti_error *err) {
+  if (r->slot >= s->n_slot || !s->slot[r->slot].used) return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: slot %u is not assigned", i, r->slot);
+  const ti_slot *t = &s->slot[r->slot];
+  if (t->finished) return TI_OK;
+  if (r->n_token == 0 || r->n_token > t->n_ids - t->n_kv)
+    return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: %u tokens for slot %u, which has %u to feed", i, r->n_token, r->slot, t->n_ids - t->n_kv);
+  const uint32_t need = (t->n_kv + r->n_token + s->page_tokens - 1) / s->page_tokens;
+  if (need > t->n_page) return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: slot %u needs %u pages for %u places and has %u", i, r->slot, need, t->n_kv + r->n_token, t->n_page);
+  if (r->sample && t->n_kv + r->n_token != t->n_ids) return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: samples before the end of slot %u's ids", i, r->slot);
+  return TI_OK;
+}
+
+ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s, const ti_step_plan *plan, uint32_t first, uint32_t last, ti_error *err) {
+  int n_row = 0, n_seq = 0;
+  for (uint32_t i = first; i < last; i++) {
+    const ti_status st = check_row(s, &plan->row[i], i, err);
+    if (st) return st;
+    if (s->slot[plan->row[i].slot].finished) continue;
+    n_row += (int)plan->row[i].n_token;
+    n_seq++;
+    if (n_row > b->max_row || n_seq > b->max_seq) return ti_error_set(err, TI_ERR_FORMAT, "plan: more than %d tokens or %d sequences in a step", b->max_row, b->max_seq);
+  }
+  lay_out(b, n_row, n_seq);
+  int row = 0, q = 0, most = 0;
+  for (uint32_t i = first; i < last; i++) {
+    const ti_plan_row *r = &plan->row[i];
+    const ti_slot *t = &s->slot[r->slot];
+    if (t->finished) continue;
+    b->seq[q] = (ti_seq_ref){.slot = r->slot, .plan_row = i, .n_row = r->n_token, .place0 = t->n_kv, .sample = r->sample};
+    b->h_row0[q] = row;
+    b->h_kv_len[q] = (int32_t)(t->n_kv + r->n_token);
+    memcpy(b->h_table + (size_t)q * (size_t)b->table_stride, t->table, t->n_page * sizeof *t->table);
+    for (uint32_t j = 0; j < r->n_token; j++, row++) {
+      b->h_ids[row] = t->ids[t->n_kv + j];
+      b->h_position[row] = b->h_place[row] = (int32_t)(t->n_kv + j);
+      b->h_seq[row] = q;
+    }
+    if ((int)r->n_token > most) most = (int)r->n_token;
+    q++;
+  }
+  b->h_row0[q] = row;
+  b->batch.max_seq_rows = most;
+  if (n_row == 0) return TI_OK;
+  return k->upload(d, b->device, b->host, (size_t)(b->h_table + (size_t)n_seq * (size_t)b->table_stride - b->host) * sizeof *b->host);
+}
+
+uint32_t ti_plan_middle(const ti_step_plan *plan) {
+  uint64_t all = 0, at = 0;
+  for (uint32_t i = 0; i < plan->n_row; i++) all += plan->row[i].n_token;
+  uint32_t best = 0;
+  for (uint32_t i = 0; i < plan->n_row; i++) {
+    if (2 * at >= all) break;
+    at += plan->row[i].n_token;
+    best = i + 1;
+  }
+  return best == plan->n_row && best > 1 ? best - 1 : best;
+}
