@@ -22,9 +22,11 @@ static ti_status fill(int workers, const char *inner_flag, int *inner, const cha
   const int in = *inner ? *inner : 1;
   char fits[256];
   list_divisors(workers, fits, sizeof(fits));
-  if (workers % in != 0) return ti_error_set(err, TI_ERR_ARG, "%s %d does not divide %d workers; use %s", inner_flag, in, workers, fits);
+  if (workers % in != 0)
+    return ti_error_set(err, TI_ERR_ARG, "%s %d does not divide %d worker%s; use %s", inner_flag, in, workers, workers == 1 ? "" : "s", fits);
   const int out = *outer ? *outer : workers / in;
-  if (workers % out != 0) return ti_error_set(err, TI_ERR_ARG, "%s %d does not divide %d workers; use %s", outer_flag, out, workers, fits);
+  if (workers % out != 0)
+    return ti_error_set(err, TI_ERR_ARG, "%s %d does not divide %d worker%s; use %s", outer_flag, out, workers, workers == 1 ? "" : "s", fits);
   if (in != workers / out)
     return ti_error_set(err, TI_ERR_ARG, "%s %d times %s %d is not the number of workers, %d; use %s %d, or %s %d", inner_flag, in, outer_flag, out,
                         workers, inner_flag, workers / out, outer_flag, workers / in);
