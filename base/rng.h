@@ -22,8 +22,8 @@ static inline void ti_philox4x32(const uint32_t key[2], const uint32_t ctr[4], u
   out[2] = c2;
   out[3] = c3;
 }
-// A uniform float in (0, 1): (x >> 8 + 0.5) * 2^-24; never 0, never 1.
-static inline float ti_u32_to_unit(uint32_t x) { return ((float)(x >> 8) + 0.5f) * (1.0f / 16777216.0f); }
+// A uniform float in (0, 1): (x >> 9 + 0.5) * 2^-23; never 0, never 1. (With 24 bits the half is lost to rounding and the largest x gives 1.)
+static inline float ti_u32_to_unit(uint32_t x) { return ((float)(x >> 9) + 0.5f) * (1.0f / 8388608.0f); }
 // 64-bit hash of s[n] for tensor names (FNV-1a).
 static inline uint64_t ti_hash64(const void *s, uint64_t n) {
   const unsigned char *p = (const unsigned char *)s;

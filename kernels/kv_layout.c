@@ -1,11 +1,11 @@
-// The arithmetic of the KV pool (kernel.h draws it): one function, shared by every backend, the page allocator and the start-up report, so that nobody
-// computes a stride of his own. Pure; any thread.
+// The arithmetic of the KV pool (kernel.h draws it): one function, shared by every backend, the page allocator and the start-up report, so that
+// nobody computes a stride of his own. Pure; any thread.
 #include "base/size.h"
 #include "kernels/kernel.h"
 
-#define MAX_DIM 1024      // backends keep one head, or one latent, on the stack or in registers
-#define LAYER_ALIGN 64u   // a layer starts on a cache line, whatever the head's size
-#define FP8_BLOCK 128     // latent numbers that share a scale
+#define MAX_DIM 1024     // backends keep one head, or one latent, on the stack or in registers
+#define LAYER_ALIGN 64u  // a layer starts on a cache line, whatever the head's size
+#define FP8_BLOCK 128    // latent numbers that share a scale
 
 static ti_status check_range(const char *name, int v, int lo, int hi, ti_error *err) {
   if (v >= lo && v <= hi) return TI_OK;

@@ -83,18 +83,41 @@ bool ti_ref_can_dequant(ti_dtype t) { return t == TI_F32 || t == TI_F16 || t == 
 
 static void dequant_block(ti_dtype t, const uint8_t *p, float *y) {
   switch (t) {
-    case TI_Q4_0: block_32(p, y, false, false); break;
-    case TI_Q4_1: block_32(p, y, false, true); break;
-    case TI_Q5_0: block_32(p, y, true, false); break;
-    case TI_Q5_1: block_32(p, y, true, true); break;
-    case TI_Q8_0: block_q8_0(p, y); break;
-    case TI_Q4_K: block_q45_k(p, y, false); break;
-    case TI_Q5_K: block_q45_k(p, y, true); break;
-    case TI_Q6_K: block_q6_k(p, y); break;
-    case TI_F16: *y = load_f16(p); break;
-    case TI_BF16: *y = ti_bf16_to_f32(load_u16(p)); break;
-    case TI_E4M3: *y = ti_e4m3_to_f32(*p); break;
-    default: assert(!"a type that ti_ref_can_dequant refuses");
+    case TI_Q4_0:
+      block_32(p, y, false, false);
+      break;
+    case TI_Q4_1:
+      block_32(p, y, false, true);
+      break;
+    case TI_Q5_0:
+      block_32(p, y, true, false);
+      break;
+    case TI_Q5_1:
+      block_32(p, y, true, true);
+      break;
+    case TI_Q8_0:
+      block_q8_0(p, y);
+      break;
+    case TI_Q4_K:
+      block_q45_k(p, y, false);
+      break;
+    case TI_Q5_K:
+      block_q45_k(p, y, true);
+      break;
+    case TI_Q6_K:
+      block_q6_k(p, y);
+      break;
+    case TI_F16:
+      *y = load_f16(p);
+      break;
+    case TI_BF16:
+      *y = ti_bf16_to_f32(load_u16(p));
+      break;
+    case TI_E4M3:
+      *y = ti_e4m3_to_f32(*p);
+      break;
+    default:
+      assert(!"a type that ti_ref_can_dequant refuses");
   }
 }
 

@@ -1,15 +1,16 @@
 // Matrix products: x [m, k] times W [n, k]^T, K ascending, fp32.
 //
-// Two forms of one dot product. Plain: acc += x * w. Blocked, when x is quantised: the codes' products are summed inside every run of K over which both
-// the scale of x and that of w are constant, and total += (scale_x * scale_w) * sum. That is what FP8 tensor cores with promotion and int8 dot products do.
+// Two forms of one dot product. Plain: acc += x * w. Blocked, when x is quantised: the codes' products are summed inside every run of K over which
+// both the scale of x and that of w are constant, and total += (scale_x * scale_w) * sum. That is what FP8 tensor cores with promotion and int8 dot
+// products do.
 #include <assert.h>
 
 #include "base/half.h"
 #include "kernels/ref/ref_priv.h"
 
-typedef struct row {  // one row of x, as the product sees it
-  const float *x;     // [k] values, or codes when scale is set
-  const float *scale; // [ceil(k / block)] or NULL
+typedef struct row {   // one row of x, as the product sees it
+  const float *x;      // [k] values, or codes when scale is set
+  const float *scale;  // [ceil(k / block)] or NULL
   int block;
 } row;
 
@@ -78,7 +79,8 @@ ti_status ref_gemm(ti_dev *d, const ti_gemm_args *a) {
   assert(a->out_dtype == TI_F32);
   const int64_t ldx = ref_ld(a->ldx, w->k), ldo = ref_ld(a->ldo, w->n), n_scale = (w->k + REF_FP8_BLOCK - 1) / REF_FP8_BLOCK;
   for (int64_t r = 0; r < a->m; r++) {
-    const row x = a->x_scale ? decode_fp8(d, (const uint8_t *)a->x + r * ldx, a->x_scale + r * n_scale, w) : quantise(d, (const float *)a->x + r * ldx, w);
+    const row x =
+        a->x_scale ? decode_fp8(d, (const uint8_t *)a->x + r * ldx, a->x_scale + r * n_scale, w) : quantise(d, (const float *)a->x + r * ldx, w);
     float *out = (float *)a->out + r * ldo;
     for (int64_t n = 0; n < w->n; n++) {
       float v = dot(&x, w, n);
@@ -107,8 +109,8 @@ ti_status ref_grouped_gemm(ti_dev *d, const ti_grouped_gemm_args *a) {
   for (int e = 0; e < a->n_expert; e++) {
     const ti_weight *w = &a->w[e];
     assert(a->offset[e] + a->count[e] <= a->capacity);
-    const ti_gemm_args g = {.out = (float *)a->out + a->offset[e] * w->n, .x = (const float *)a->x + a->offset[e] * w->k, .w = w, .m = a->count[e],
-                            .out_dtype = TI_F32};
+    const ti_gemm_args g = {
+        .out = (float *)a->out + a->offset[e] * w->n, .x = (const float *)a->x + a->offset[e] * w->k, .w = w, .m = a->count[e], .out_dtype = TI_F32};
     const ti_status st = ref_gemm(d, &g);
     if (st != TI_OK) return st;
   }

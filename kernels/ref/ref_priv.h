@@ -44,8 +44,8 @@ ti_status ref_gemm(ti_dev *d, const ti_gemm_args *a);
 ti_status ref_gemm_heads(ti_dev *d, const ti_gemm_heads_args *a);
 ti_status ref_grouped_gemm(ti_dev *d, const ti_grouped_gemm_args *a);
 // quant.c
-void ref_quant_block_fp8(const float *x, int n, float *scale, uint8_t *q);  // one scale over n numbers: the rule of ti_quant_fp8_args
-void ref_quant_row_fp8(const float *x, int64_t k, float *codes, float *scale);   // codes as floats
+void ref_quant_block_fp8(const float *x, int n, float *scale, uint8_t *q);      // one scale over n numbers: the rule of ti_quant_fp8_args
+void ref_quant_row_fp8(const float *x, int64_t k, float *codes, float *scale);  // codes as floats
 void ref_quant_row_int8(const float *x, int64_t k, float *codes, float *scale);
 ti_status ref_quant_fp8(ti_dev *d, const ti_quant_fp8_args *a);
 // kv.c
@@ -55,9 +55,9 @@ ti_status ref_copy_pages(ti_dev *d, const ti_copy_pages_args *a);
 const uint8_t *ref_kv_page(const void *kv, const ti_kv_layout *l, int layer, const ti_batch *b, int s, int p, int *slot);
 // attention.c
 typedef struct ref_span {
-  int seq, lo, hi;     // places lo <= p <= hi
-  int own0, own1;      // places of the sequence's rows in this batch: own0 <= p < own1
-  uint64_t mask;       // of those, which; all ones when causal
+  int seq, lo, hi;  // places lo <= p <= hi
+  int own0, own1;   // places of the sequence's rows in this batch: own0 <= p < own1
+  uint64_t mask;    // of those, which; all ones when causal
 } ref_span;
 ref_span ref_row_span(const ti_batch *b, int row, int window);  // hi < lo: nothing to attend
 bool ref_span_has(const ref_span *s, int p);

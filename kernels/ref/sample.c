@@ -101,7 +101,7 @@ static void sort_descending(float *v, int n) {
 
 // The smallest logit that the row's filters keep: each filter keeps a prefix of the sorted row, ties at its boundary included.
 static float keep_threshold(ti_dev *d, const float *x, int n, const ti_sample_params *p) {
-  const bool top_k = p->top_k > 0 && p->top_k < n, top_p = p->top_p < 1.0f, min_p = p->min_p > 0.0f;
+  const bool top_k = p->top_k > 0 && p->top_k < n, top_p = p->top_p<1.0f, min_p = p->min_p> 0.0f;
   if (!top_k && !top_p && !min_p) return -INFINITY;
   assert(n <= d->vocab);
   float *v = d->sorted;
@@ -113,8 +113,9 @@ static float keep_threshold(ti_dev *d, const float *x, int n, const ti_sample_pa
   sort_descending(v, have);
   if (top_k && p->top_k < have) {
     const float last = v[p->top_k - 1];
-    have = p->top_k;
-    for (; have < n && v[have] == last; have++) {}
+    int kept = p->top_k;
+    while (kept < have && v[kept] == last) kept++;
+    have = kept;
   }
   const double temperature = (double)p->temperature, max = (double)v[0];
   if (top_p) {

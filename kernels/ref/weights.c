@@ -1,4 +1,5 @@
-// Prepared weights of the reference: fp32 [n, k], 4 bytes an element whatever the checkpoint stores, because an oracle should have one way to read them.
+// Prepared weights of the reference: fp32 [n, k], 4 bytes an element whatever the checkpoint stores, because an oracle should have one way to read
+// them.
 //
 //   one fp32 part, not transposed     used as stored (weight_size 0)
 //   E4M3 with scales                  codes as fp32 [n, k], then one scale a row and block of K [n, ceil((col0 + k) / block_k)]: the product with
@@ -89,7 +90,8 @@ ti_status ref_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, 
     for (int i = 0; i < n_part; i++) {
       for (int64_t r = 0; r < parts[i].n; r++, row++) {
         ti_ref_dequant_row(parts[i].dtype, part_row(&parts[i], r), (float *)mem + row * k, (size_t)k);
-        for (int64_t b = 0; b < scale_ld; b++) scale[row * scale_ld + b] = parts[i].scale[(parts[i].row0 + r) / parts[i].block_n * parts[i].scale_ld + b];
+        for (int64_t b = 0; b < scale_ld; b++)
+          scale[row * scale_ld + b] = parts[i].scale[(parts[i].row0 + r) / parts[i].block_n * parts[i].scale_ld + b];
       }
     }
     if (codes) {
