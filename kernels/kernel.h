@@ -19,6 +19,10 @@
 
 typedef struct ti_dev ti_dev;  // one device with its stream, threads and scratch; owned by one thread at a time
 
+// What gemm and grouped_gemm do to activations (never gemm_heads, never a TI_WEIGHT_EXACT or transposed weight; docs/numerics.md has the arithmetic):
+//   INT8: with 4- to 8-bit block weights, codes round(x / d), d = amax / 127, a block of 32 of K
+//   FP8:  with E4M3 weights that have scales, as quant_fp8 does, 128 of K; the sum of every run of K with constant scales is promoted to fp32
+// Other weights meet the activations as they are.
 typedef enum ti_act_quant { TI_ACT_NONE, TI_ACT_INT8, TI_ACT_FP8 } ti_act_quant;
 
 typedef struct ti_dev_options {
@@ -44,7 +48,8 @@ typedef struct ti_weight_src {
   int row0, col0;        // where the shard starts inside its first block
 } ti_weight_src;
 
-// A prepared matrix: up to TI_WEIGHT_PARTS sources stacked by rows (q, k, v; gate, up) in the backend's own layout.
+// A prepared matrix: up to TI_WEIGHT_PARTS sources stacked by rows (q, k, v; gate, up) in the backend's own layout. All parts have the same k; parts of
+// different dtypes, with and without scales, or with different col0 or block_k are TI_ERR_UNSUPPORTED: prepare them apart.
 #define TI_WEIGHT_PARTS 4
 typedef struct ti_weight {
   int64_t n, k;      // all parts together
@@ -57,7 +62,7 @@ typedef struct ti_weight {
 } ti_weight;
 
 typedef enum ti_weight_flags {
-  TI_WEIGHT_TRANSPOSE = 1,  // prepare W^T: the source [n, k] is used as [k, n] (MLA's absorbed W_UK); one part only
+  TI_WEIGHT_TRANSPOSE = 1,  // prepare W^T: the source [n, k] is used as [k, n] (MLA's absorbed W_UK); one part only; implies EXACT
   TI_WEIGHT_EXACT = 2,      // never meets quantised activations (router, lm_head where the model keeps it in bf16)
 } ti_weight_flags;
 
@@ -69,6 +74,7 @@ typedef enum ti_weight_flags {
 //                                 E4M3: then scales, fp32: K [n_kv_head][page_tokens], V the same
 //   MLA:                          [page_tokens][latent + rope]                                    (fp32, bf16)
 //                                 E4M3: [page_tokens][656 bytes]: 512 e4m3 | 4 fp32 scales (one per 128) | 64 bf16
+//   E4M3 codes and scales are those of quant_fp8, over one head (GQA) or 128 numbers (MLA). A layer is padded to 64 bytes.
 typedef enum ti_kv_kind { TI_KV_GQA, TI_KV_MLA } ti_kv_kind;
 typedef struct ti_kv_layout {
   ti_kv_kind kind;
@@ -93,7 +99,8 @@ ti_status ti_kv_layout_init(ti_kv_layout *l, ti_error *err) TI_MUST_CHECK;
 //   and for tree rows (place = n + row, position = n + depth).
 //
 // A row attends places kv_first[s] <= p <= its own place; with `mask`, of the places that belong to rows of this batch only those rows j of its sequence
-// (j < 64, counted from seq_row0[s]) whose bit is set (its own bit included).
+// (j < 64, counted from seq_row0[s]) whose bit is set (its own bit included); a run with a mask has at most 64 rows. With a sliding window also
+// p > place - window. A row that attends nothing (kv_len 0) gives zeros. Places from seq_kv_len on, and table entries beyond it, are never read.
 typedef struct ti_batch {
   int n_row, n_seq;
   int max_seq_rows;           // largest run (host knowledge, for launch shapes)
@@ -230,7 +237,7 @@ typedef struct ti_router_args {
 typedef struct ti_moe_sort_args {
   int32_t *count;       // [n_expert] out
   int32_t *offset;      // [n_expert + 1] out
-  int32_t *src;         // [capacity] out: which (row * n_top + j) stands there, -1 in padding
+  int32_t *src;         // [capacity] out: which (row * n_top + j) stands there, ascending in a block; -1 in padding and behind the last block
   int32_t *dst;         // [n_row * n_top] out: where (row, j) went, -1 when its expert is negative
   const int32_t *experts;  // [n_row, n_top] local expert numbers; negative: not ours
   int n_row, n_top, n_expert, align, capacity;
@@ -282,14 +289,16 @@ typedef struct ti_sample_params {
   int32_t slot;
   int32_t bias0, n_bias;  // this row's entries in bias_id / bias_value
   int32_t n_logprob;      // -1: none; 0: the chosen one; 1..20: and the best n
-  int32_t suppress_eos;   // nonzero: eos and stop ids listed in the bias entries stay -inf (min_tokens)
+  int32_t suppress_eos;   // nonzero: the bias entries of -inf, which are the eos and stop ids of min_tokens, apply; 0: they are passed over
 } ti_sample_params;
 
-typedef struct ti_penalty_args {  // logits [n_row, vocab] in place: repetition (prompt and output), frequency, presence (output), then logit_bias
+// logits in place, in this order: repetition (ids in prompt or output: l > 0 ? l / r : l * r), frequency * count and presence (ids in the output), then
+// logit_bias.
+typedef struct ti_penalty_args {
   float *logits;        // [n_row, n_id], ids first_id ..
   const ti_sample_params *params;  // [n_row]
-  const uint16_t *out_count;  // [n_slot, vocab] how often each id was generated
-  const uint8_t *in_prompt;   // [n_slot, vocab] nonzero: in the prompt
+  const uint16_t *out_count;  // [n_slot, vocab] how often each id was generated, or NULL
+  const uint8_t *in_prompt;   // [n_slot, vocab] nonzero: in the prompt, or NULL
   const int32_t *bias_id;
   const float *bias_value;    // -inf allowed
   int n_row, n_id, first_id, vocab;
@@ -299,9 +308,9 @@ typedef struct ti_penalty_args {  // logits [n_row, vocab] in place: repetition 
 typedef struct ti_logprob_args {  // of raw logits: log-softmax of the chosen id, its rank, and the best 20 (ties: lower id first)
   const float *logits;  // [n_row, vocab]
   const int32_t *target;  // [n_row] chosen ids; -1: no target
-  float *logprob;       // [n_row]
-  int32_t *rank;        // [n_row] 1 = best
-  int32_t *top_id;      // [n_row, 20] or NULL
+  float *logprob;       // [n_row]; 0 without a target
+  int32_t *rank;        // [n_row] 1 = best: 1 + ids with a larger logit, or an equal one and a lower number; 0 without a target
+  int32_t *top_id;      // [n_row, 20] or NULL; -1 (and logprob -inf) behind the last when vocab < 20
   float *top_logprob;   // [n_row, 20]
   int n_row, vocab;
   int64_t ld;
@@ -309,7 +318,8 @@ typedef struct ti_logprob_args {  // of raw logits: log-softmax of the chosen id
 
 // The choice: argmax over kept ids of logit / temperature + Gumbel(u), u = unit(philox(key = seed, ctr = {id, position, choice, 1})[0]); greedy: argmax of
 // the logit; equal values: the lower id. Kept: top_k best, then the smallest set whose probability reaches top_p (of what top_k left, renormalised),
-// then those with p >= min_p * p_max; ties at a boundary are kept. Rows over a vocabulary shard (n_id < vocab) must have all filters off.
+// then those with p >= min_p * p_max; ties at a boundary are kept. Probabilities are those at the row's temperature. Rows over a vocabulary
+// shard (n_id < vocab) must have all filters off. Logits of -inf and NaN are never chosen; when there is nothing else: first_id with value -inf.
 typedef struct ti_sample_args {
   const float *logits;  // [n_row, n_id] after penalties
   const ti_sample_params *params;  // [n_row]
