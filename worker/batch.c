@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t image_ints(int max_row, int max_seq, int table_stride) { return 4 * (size_t)max_row + (size_t)max_seq + 1 + (size_t)max_seq + (size_t)max_seq * (size_t)table_stride; }
+static size_t image_ints(int max_row, int max_seq, int table_stride) { return 4 * (size_t)max_row + 3 * (size_t)max_seq + 1 + (size_t)max_seq * (size_t)table_stride; }
 
 ti_status ti_step_batch_init(ti_step_batch *b, const ti_kernels *k, ti_dev *d, int max_row, int max_seq, int table_stride) {
   *b = (ti_step_batch){.max_row = max_row, .max_seq = max_seq, .table_stride = table_stride};
@@ -32,7 +32,8 @@ static void lay_out(ti_step_batch *b, int n_row, int n_seq) {
   b->h_seq = b->h_place + n_row;
   b->h_row0 = b->h_seq + n_row;
   b->h_kv_len = b->h_row0 + n_seq + 1;
-  b->h_table = b->h_kv_len + n_seq;
+  b->h_kv_first = b->h_kv_len + n_seq;
+  b->h_table = b->h_kv_first + n_seq;
   const int32_t *dev = b->device;
 #define ON_DEVICE(p) (dev + ((p) - h))
   b->ids = ON_DEVICE(b->h_ids);
@@ -41,14 +42,19 @@ static void lay_out(ti_step_batch *b, int n_row, int n_seq) {
 #undef ON_DEVICE
 }
 
+static ti_status upload(ti_step_batch *b, const ti_kernels *k, ti_dev *d) {
+  if (b->batch.n_row == 0) return TI_OK;
+  return k->upload(d, b->device, b->host, (size_t)(b->h_table + (size_t)b->batch.n_seq * (size_t)b->table_stride - b->host) * sizeof *b->host);
+}
+
 static ti_status check_row(const ti_slots *s, const ti_plan_row *r, uint32_t i, ti_error *err) {
   if (r->slot >= s->n_slot || !s->slot[r->slot].used) return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: slot %u is not assigned", i, r->slot);
   const ti_slot *t = &s->slot[r->slot];
   if (t->finished) return TI_OK;
   if (r->n_token == 0 || r->n_token > t->n_ids - t->n_kv)
     return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: %u tokens for slot %u, which has %u to feed", i, r->n_token, r->slot, t->n_ids - t->n_kv);
-  const uint32_t need = (t->n_kv + r->n_token + s->page_tokens - 1) / s->page_tokens;
-  if (need > t->n_page) return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: slot %u needs %u pages for %u places and has %u", i, r->slot, need, t->n_kv + r->n_token, t->n_page);
+  const uint32_t places = t->n_kv + r->n_token + s->lookahead, need = (places + s->page_tokens - 1) / s->page_tokens;
+  if (need > t->n_page) return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: slot %u needs %u pages for %u places and has %u", i, r->slot, need, places, t->n_page);
   if (r->sample && t->n_kv + r->n_token != t->n_ids) return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: samples before the end of slot %u's ids", i, r->slot);
   return TI_OK;
 }
@@ -83,8 +89,21 @@ ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, 
   }
   b->h_row0[q] = row;
   b->batch.max_seq_rows = most;
-  if (n_row == 0) return TI_OK;
-  return k->upload(d, b->device, b->host, (size_t)(b->h_table + (size_t)n_seq * (size_t)b->table_stride - b->host) * sizeof *b->host);
+  return upload(b, k, d);
+}
+
+ti_status ti_step_batch_shift(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s) {
+  for (int q = 0; q < b->batch.n_seq; q++) {
+    const int32_t *next = s->slot[b->seq[q].slot].ids + b->seq[q].place0 + 1;
+    for (uint32_t j = 0; j < b->seq[q].n_row; j++) {
+      b->h_ids[b->h_row0[q] + (int)j] = next[j];
+      b->h_place[b->h_row0[q] + (int)j]++;
+    }
+    b->h_kv_len[q]++;
+    b->h_kv_first[q] = 1;
+  }
+  b->batch.kv_first = b->device + (b->h_kv_first - b->host);
+  return upload(b, k, d);
 }
 
 uint32_t ti_plan_middle(const ti_step_plan *plan) {

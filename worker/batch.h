@@ -23,9 +23,9 @@ typedef struct ti_step_batch {
   ti_batch batch;         // device pointers into `device`
   ti_seq_ref *seq;        // host [n_seq]
   const int32_t *ids;     // device [n_row]
-  // host image, same layout: ids, position, place, seq, seq_row0, kv_len, tables
+  // host image, same layout: ids, position, place, seq, seq_row0, kv_len, kv_first, tables
   int32_t *host;
-  int32_t *h_ids, *h_position, *h_place, *h_seq, *h_row0, *h_kv_len, *h_table;
+  int32_t *h_ids, *h_position, *h_place, *h_seq, *h_row0, *h_kv_len, *h_kv_first, *h_table;
   int32_t *device;
   int max_row, max_seq, table_stride;
 } ti_step_batch;
@@ -35,6 +35,9 @@ ti_status ti_step_batch_init(ti_step_batch *b, const ti_kernels *k, ti_dev *d, i
 void ti_step_batch_fini(ti_step_batch *b, const ti_kernels *k, ti_dev *d);
 // Rows [first, last) of the plan. Slots that are finished give no rows. Advances nothing. TI_ERR_FORMAT: a row that its slot cannot feed (named).
 ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s, const ti_step_plan *plan, uint32_t first, uint32_t last, ti_error *err) TI_MUST_CHECK;
+// Moves a built batch on by one token for an MTP layer: row i's id becomes the token after it, its place i + 1 (its position stays i), the first place
+// attended 1. The tokens after must be in the slots by now. max 1 page entry beyond the rows' own is read.
+ti_status ti_step_batch_shift(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s) TI_MUST_CHECK;
 // Where to cut the plan's rows for two micro-batches: the row index that halves the tokens best. 0 or n_row: one side is empty.
 uint32_t ti_plan_middle(const ti_step_plan *plan);
 

@@ -34,6 +34,7 @@ typedef struct ti_slot {
 typedef struct ti_slots {
   ti_slot *slot;  // [n_slot]
   uint32_t n_slot, max_context, max_pages, page_tokens, n_page, vocab;
+  uint32_t lookahead;   // places beyond its rows that a step may write: 1 with an MTP layer
   uint16_t *out_count;  // [n_slot, vocab]
   uint8_t *in_prompt;   // [n_slot, vocab]
   void *mem;

@@ -1,0 +1,32 @@
+// Grouped-query attention of one layer (Llama, Mistral, Qwen): fused QKV, optional biases and q/k norms, RoPE, KV append, paged attention, output.
+#include "worker/graph/graph.h"
+
+ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
+  const ti_config *c = g->c;
+  const ti_kernels *k = g->k;
+  const ti_batch *b = &l->batch.batch;
+  const int d = c->head_dim, nq = g->w.heads.n_head, nk = g->w.heads.n_kv, n = b->n_row;
+  const int64_t ld = (int64_t)(nq + 2 * nk) * d;
+  void *q = l->wide, *key = ti_row(g, q, 1, (long)nq * d), *value = ti_row(g, key, 1, (long)nk * d);
+  ti_status st = k->gemm(g->d, &(ti_gemm_args){.out = q, .x = l->xn, .w = &w->qkv, .bias = w->qkv_bias, .m = n, .ldo = ld, .out_dtype = k->act});
+  if (!st && w->q_norm) {  // Qwen3: each head is normed before RoPE
+    for (int r = 0; !st && r < n; r++) {
+      void *row = ti_row(g, q, r, ld), *krow = ti_row(g, key, r, ld);
+      st = k->rmsnorm(g->d, &(ti_rmsnorm_args){.out = row, .x = row, .weight = w->q_norm, .n_row = nq, .dim = d, .eps = (float)c->rms_eps});
+      if (!st) st = k->rmsnorm(g->d, &(ti_rmsnorm_args){.out = krow, .x = krow, .weight = w->k_norm, .n_row = nk, .dim = d, .eps = (float)c->rms_eps});
+    }
+  }
+  ti_rope_args rope = {.x = q, .position = b->position, .inv_freq = g->inv_freq, .n_row = n, .n_head = nq + nk, .head_dim = d, .rope_dim = c->rope.dim,
+                       .ld = ld, .attn_factor = g->attn_factor, .interleaved = c->rope.interleaved};
+  if (!st) st = k->rope(g->d, &rope);  // q and k stand side by side: one call
+  if (!st)
+    st = k->kv_append(g->d, &(ti_kv_append_args){.layout = &g->layout, .kv = g->kv, .layer = layer, .batch = b, .k = key, .v = value, .ldk = ld, .ldv = ld});
+  if (!st)
+    st = k->attention(g->d, &(ti_attention_args){.out = l->wide2, .q = q, .kv = g->kv, .layout = &g->layout, .batch = b, .layer = layer, .n_head = nq,
+                                                 .scale = (float)c->softmax_scale, .ldq = ld});
+  // The output's bias belongs to the sum over tp once: rank 0 adds it.
+  if (!st)
+    st = k->gemm(g->d, &(ti_gemm_args){.out = l->t, .x = l->wide2, .w = &w->o, .bias = g->tp->rank == 0 ? w->o_bias : NULL, .m = n, .out_dtype = k->act});
+  l->pending = true;
+  return st;
+}

@@ -1,0 +1,149 @@
+// The layers in order, for one micro-batch or two.
+//
+// Two lanes (two-micro-batch overlap; the plan's header decides): in each MoE layer one lane's tokens travel while the other computes.
+//
+//   lane 0:  attention | begin ........ experts ......... end |
+//   lane 1:            | attention | begin ...... experts ... end |
+//
+// The order of calls is a function of the plan's header alone, so all ranks post the same sequence of collectives.
+#include <string.h>
+
+#include "base/clock.h"
+#include "worker/graph/graph.h"
+
+void ti_graph_doing(const ti_graph *g, const char *what) {
+  if (g->cfg->doing) atomic_store_explicit(g->cfg->doing, what, memory_order_relaxed);
+}
+
+void ti_graph_span(ti_graph *g, const ti_lane *l, const char *name, uint64_t t0, int layer) {
+  if (g->cfg->trace) ti_trace_span(g->cfg->trace, 1 + l->index, name, "layer", t0, ti_mono_ns(), g->step, layer);
+}
+
+void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim, bool is_int) {
+  if (!g->cfg->tap || n_row == 0) return;
+  const size_t bytes = (size_t)n_row * (size_t)dim * 4;
+  ti_status st = g->k->download(g->d, g->tap_mem, device, bytes);
+  if (!st) st = g->k->sync(g->d);
+  (void)is_int;  // fp32 and int32 are both 4 bytes; taps are for fp32 backends
+  if (!st) g->cfg->tap(g->cfg->tap_arg, what, layer, g->tap_mem, n_row, dim);
+}
+
+ti_status ti_graph_sum(ti_graph *g, ti_lane *l, int layer) {
+  if (g->tp->size == 1) return TI_OK;
+  ti_graph_doing(g, "summing over the tensor-parallel ranks");
+  const uint64_t t0 = ti_mono_ns();
+  const ti_status st = ti_coll_all_reduce(g->tp, l->t, (size_t)l->batch.batch.n_row * (size_t)g->c->hidden, g->k->act);
+  g->times.reduce_ns += ti_mono_ns() - t0;
+  ti_graph_span(g, l, "all-reduce", t0, layer);
+  return st;
+}
+
+ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight) {
+  const ti_rmsnorm_args a = {.out = l->xn, .x = l->pending ? l->t : l->h, .residual = l->pending ? l->h : NULL, .weight = weight, .n_row = l->batch.batch.n_row,
+                             .dim = g->c->hidden, .eps = (float)g->c->rms_eps};
+  l->pending = false;
+  return g->k->rmsnorm(g->d, &a);
+}
+
+static ti_status embed(ti_graph *g, ti_lane *l) {
+  const int n = l->batch.batch.n_row;
+  l->pending = false;
+  if (n == 0) return TI_OK;
+  ti_status st = g->k->embed(g->d, &(ti_embed_args){.out = l->h, .ids = l->batch.ids, .table = &g->w.embed, .n_row = n, .hidden = g->c->hidden, .first_id = g->w.vocab0, .n_id = g->w.n_vocab});
+  if (!st && g->tp->size > 1) st = ti_coll_all_reduce(g->tp, l->h, (size_t)n * (size_t)g->c->hidden, g->k->act);  // all but one rank give zeros
+  return st;
+}
+
+// Norm, attention: leaves t partial (summed later, by the FFN's side).
+static ti_status attention(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
+  if (l->batch.batch.n_row == 0) return TI_OK;
+  ti_graph_doing(g, "attention");
+  const uint64_t t0 = ti_mono_ns();
+  ti_status st = ti_graph_norm(g, l, w->attn_norm);
+  ti_graph_tap(g, "hidden", layer, l->h, l->batch.batch.n_row, g->c->hidden, false);
+  if (!st) st = g->c->attn == TI_ATTN_MLA ? ti_graph_attention_mla(g, l, w, layer) : ti_graph_attention_gqa(g, l, w, layer);
+  g->times.attention_ns += ti_mono_ns() - t0;
+  ti_graph_span(g, l, "attention", t0, layer);
+  return st;
+}
+
+static ti_status dense_ffn(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
+  const int n = l->batch.batch.n_row;
+  if (n == 0) return TI_OK;
+  ti_status st = ti_graph_sum(g, l, layer);
+  const uint64_t t0 = ti_mono_ns();
+  ti_graph_doing(g, "ffn");
+  if (!st) st = ti_graph_norm(g, l, w->ffn_norm);
+  if (!st) st = ti_graph_ffn(g, w, l->xn, n, l->wide, l->wide2, l->t);
+  l->pending = true;
+  g->times.ffn_ns += ti_mono_ns() - t0;
+  ti_graph_span(g, l, "ffn", t0, layer);
+  return st ? st : ti_graph_sum(g, l, layer);
+}
+
+static ti_status moe_layer(ti_graph *g, int n_lane, const ti_layer_weights *w, int layer) {
+  ti_status st = TI_OK;
+  for (int i = 0; !st && i < n_lane; i++) {
+    st = attention(g, &g->lane[i], w, layer);
+    if (!st) st = ti_graph_moe_begin(g, &g->lane[i], w, layer);
+  }
+  for (int i = 0; !st && i < n_lane; i++) st = ti_graph_moe_experts(g, &g->lane[i], w, layer);
+  for (int i = 0; !st && i < n_lane; i++) st = ti_graph_moe_end(g, &g->lane[i], layer);
+  return st;
+}
+
+static ti_status dense_layer(ti_graph *g, int n_lane, const ti_layer_weights *w, int layer) {
+  ti_status st = TI_OK;
+  for (int i = 0; !st && i < n_lane; i++) {
+    st = attention(g, &g->lane[i], w, layer);
+    if (!st) st = dense_ffn(g, &g->lane[i], w, layer);
+  }
+  return st;
+}
+
+static ti_status last_norm(ti_graph *g, ti_lane *l, const float *weight) { return l->batch.batch.n_row ? ti_graph_norm(g, l, weight) : TI_OK; }
+
+ti_status ti_graph_forward(ti_graph *g, int n_lane, ti_error *err) {
+  ti_status st = TI_OK;
+  int layer = -1;
+  for (int i = 0; !st && i < n_lane; i++) st = embed(g, &g->lane[i]);
+  for (layer = 0; !st && layer < g->c->n_layer; layer++) {
+    const ti_layer_weights *w = &g->w.layer[layer];
+    st = ti_config_layer_is_moe(g->c, layer) ? moe_layer(g, n_lane, w, layer) : dense_layer(g, n_lane, w, layer);
+  }
+  if (st) return ti_error_set(err, st, "layer %d: %s: %s", layer - 1, g->cfg->doing ? atomic_load(g->cfg->doing) : "forward", ti_status_text(st));
+  for (int i = 0; !st && i < n_lane; i++) {
+    st = last_norm(g, &g->lane[i], g->w.norm);
+    ti_graph_tap(g, "hidden", g->c->n_layer, g->lane[i].xn, g->lane[i].batch.batch.n_row, g->c->hidden, false);
+  }
+  return st ? ti_error_set(err, st, "last norm: %s", ti_status_text(st)) : TI_OK;
+}
+
+ti_status ti_graph_head(ti_graph *g, const void *x, int n, float *logits, ti_error *err) {
+  const uint64_t t0 = ti_mono_ns();
+  ti_graph_doing(g, "logits");
+  const ti_status st = g->k->gemm(g->d, &(ti_gemm_args){.out = logits, .x = x, .w = &g->w.lm_head, .m = n, .out_dtype = TI_F32});
+  g->times.head_ns += ti_mono_ns() - t0;
+  return st ? ti_error_set(err, st, "lm_head: %s", ti_status_text(st)) : TI_OK;
+}
+
+// x = eh_proj([enorm(embed(t[i + 1])) ; hnorm(h[i])]) (DeepSeek-V3 report, section 2.2; models/README.md).
+static ti_status mtp_input(ti_graph *g, ti_lane *l, const ti_mtp_weights *m) {
+  const int n = l->batch.batch.n_row, hid = g->c->hidden;
+  const float eps = (float)g->c->rms_eps;
+  if (n == 0) return TI_OK;
+  ti_status st = g->k->rmsnorm(g->d, &(ti_rmsnorm_args){.out = ti_row(g, g->mtp_in, 1, hid), .x = l->xn, .weight = m->hnorm, .n_row = n, .dim = hid, .ldo = 2 * (int64_t)hid, .eps = eps});
+  if (!st) st = embed(g, l);
+  if (!st) st = g->k->rmsnorm(g->d, &(ti_rmsnorm_args){.out = g->mtp_in, .x = l->h, .weight = m->enorm, .n_row = n, .dim = hid, .ldo = 2 * (int64_t)hid, .eps = eps});
+  return st ? st : g->k->gemm(g->d, &(ti_gemm_args){.out = l->h, .x = g->mtp_in, .w = &m->eh_proj, .m = n, .out_dtype = g->k->act});
+}
+
+ti_status ti_graph_mtp(ti_graph *g, int n_lane, ti_error *err) {
+  const ti_mtp_weights *m = &g->w.mtp[0];
+  const int layer = g->c->n_layer;
+  ti_status st = TI_OK;
+  for (int i = 0; !st && i < n_lane; i++) st = mtp_input(g, &g->lane[i], m);
+  if (!st) st = ti_config_layer_is_moe(g->c, layer) ? moe_layer(g, n_lane, &m->layer, layer) : dense_layer(g, n_lane, &m->layer, layer);
+  for (int i = 0; !st && i < n_lane; i++) st = last_norm(g, &g->lane[i], m->norm);
+  return st ? ti_error_set(err, st, "MTP layer: %s", ti_status_text(st)) : TI_OK;
+}

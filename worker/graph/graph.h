@@ -1,0 +1,98 @@
+// The forward pass: layers built from pieces along the axes of the config. Attention: GQA or MLA. FFN: dense or MoE.
+//
+//   h  [n_row, hidden]  the residual stream, whole on every tp rank
+//   t  [n_row, hidden]  what the last piece adds to it: summed over tp, added by the next norm (fused)
+//
+//   embed -> h   { norm(h += t) -> attention -> t, sum over tp;  norm(h += t) -> dense FFN -> t, sum over tp }   norm(h += t) -> xn -> head
+//                                                              \  MoE: see moe.c
+//
+// One ti_lane is one micro-batch with its own activations; with two lanes their MoE layers alternate (overlap.c). Nothing here allocates.
+// Runs on the step loop's thread. Every failure names layer and piece in *err.
+#ifndef TI_WORKER_GRAPH_GRAPH_H
+#define TI_WORKER_GRAPH_GRAPH_H
+#include <stdatomic.h>
+
+#include "base/trace.h"
+#include "parallel/coll.h"
+#include "parallel/expert/exchange.h"
+#include "worker/batch.h"
+#include "worker/engine.h"
+#include "worker/weights.h"
+
+#define TI_GRAPH_RANKS 64          // most tp ranks
+#define TI_GRAPH_WAIT_US 30000000  // bound of a wait for peers
+
+typedef struct ti_piece_times { uint64_t attention_ns, ffn_ns, expert_ns, reduce_ns, head_ns; } ti_piece_times;
+
+typedef struct ti_lane {
+  int index;           // 0, 1: the exchange's micro
+  ti_step_batch batch;
+  void *h, *xn, *t;    // [max_row, hidden] act
+  void *wide;          // [max_row, widest] act: qkv | MLA's q, kv_a | gate_up
+  void *wide2;         // [max_row, widest2] act: attention output | silu_mul's
+  void *q_lat, *o_lat; // MLA [max_row, n_head, latent] act
+  void *expert_out;      // [capacity, hidden] act, in flight until the combine is over
+  float *router_logits;  // [own rows, n_expert]
+  int32_t *experts;      // [own rows, n_top]
+  float *route_weights;  // [own rows, n_top]
+  long own0, own1;     // this tp rank's rows in MoE layers
+  bool pending;        // t is still to be added to h
+} ti_lane;
+
+typedef struct ti_graph {
+  const ti_engine_config *cfg;
+  const ti_config *c;
+  const ti_kernels *k;
+  ti_dev *d;
+  ti_weights w;
+  ti_kv_layout layout;
+  void *kv;
+  float *inv_freq;     // [rope.dim / 2]
+  float attn_factor;
+  ti_coll *tp;
+  ti_exchange *exchange;      // NULL: dense
+  ti_placement *placement;
+  void *expert_gate_up, *expert_act;  // [capacity, ..] act
+  int expert_capacity;
+  uint32_t *load;      // [MoE layers * local experts] rows since the last result
+  uint32_t n_load;
+  ti_lane lane[2];
+  int n_lane, max_row;
+  bool padded;         // the plan's form, for this step
+  int64_t step;
+  ti_piece_times times;
+  void *mtp_in;        // [max_row, 2 * hidden] act, NULL without MTP
+  size_t act_bytes;    // of one activation
+  void *tap_mem;       // host copy of what is tapped, NULL without a tap
+} ti_graph;
+
+ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, ti_error *err) TI_MUST_CHECK;
+void ti_graph_fini(ti_graph *g);  // safe on a zeroed struct
+
+// Runs all layers for the lanes' batches; afterwards lane.h holds the last layer's output and lane.xn the normed one, [n_row, hidden].
+ti_status ti_graph_forward(ti_graph *g, int n_lane, ti_error *err) TI_MUST_CHECK;
+// logits [n, n_vocab of this rank] fp32 of n normed rows x [n, hidden].
+ti_status ti_graph_head(ti_graph *g, const void *x, int n, float *logits, ti_error *err) TI_MUST_CHECK;
+// The first MTP layer over the rows of the lanes' batches, which ti_step_batch_shift has moved: ids are the tokens after each row. lane.xn still holds
+// the main model's normed output; afterwards it holds shared_head.norm's output.
+ti_status ti_graph_mtp(ti_graph *g, int n_lane, ti_error *err) TI_MUST_CHECK;
+
+// ---- pieces: each reads lane.xn, leaves its addition in lane.t (pending) ----
+ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
+ti_status ti_graph_attention_mla(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
+ti_status ti_graph_ffn(ti_graph *g, const ti_layer_weights *w, const void *x, int n_row, void *wide, void *wide2, void *out);
+// MoE in three parts, so that two lanes can alternate: route the rank's own rows and post their dispatch; wait, run the experts, post the combine;
+// wait and put the layer's output into lane.h (whole again on every tp rank).
+ti_status ti_graph_moe_begin(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
+ti_status ti_graph_moe_experts(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
+ti_status ti_graph_moe_end(ti_graph *g, ti_lane *l, int layer);
+
+// ---- shared by the pieces ----
+static inline void *ti_row(const ti_graph *g, const void *x, long row, long dim) { return (char *)x + (size_t)row * (size_t)dim * g->act_bytes; }
+void ti_graph_doing(const ti_graph *g, const char *what);  // what: a static text
+ti_status ti_graph_sum(ti_graph *g, ti_lane *l, int layer);  // t summed over the tp ranks
+ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight);  // h += t when pending; xn = norm(h)
+void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim, bool is_int);
+void ti_graph_span(ti_graph *g, const ti_lane *l, const char *name, uint64_t t0, int layer);
+
+#endif

@@ -1,0 +1,136 @@
+// Making the graph: weights, KV pool, activation buffers, the exchange. Everything a step needs is made here.
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/size.h"
+#include "worker/graph/graph.h"
+
+static long max3(long a, long b, long c) { return a > b ? (a > c ? a : c) : (b > c ? b : c); }
+
+static ti_status init_kv(ti_graph *g, ti_error *err) {
+  const ti_config *c = g->c;
+  const bool mla = c->attn == TI_ATTN_MLA;
+  g->layout = (ti_kv_layout){.kind = mla ? TI_KV_MLA : TI_KV_GQA, .dtype = g->cfg->kv_dtype, .page_tokens = (int)g->cfg->page_tokens, .n_kv_head = g->w.heads.n_kv, .head_dim = c->head_dim,
+                             .latent = c->kv_lora, .rope = c->qk_rope, .n_layer = c->n_layer + (g->cfg->mtp && c->n_mtp ? 1 : 0)};
+  const ti_status st = ti_kv_layout_init(&g->layout, err);
+  if (st) return st;
+  if (g->cfg->kv_bytes < g->layout.page_bytes)
+    return ti_error_set(err, TI_ERR_NOMEM, "--kv-cache-memory %lu bytes hold no page of %zu bytes (%d tokens); give at least one sequence's worth", (unsigned long)g->cfg->kv_bytes,
+                        g->layout.page_bytes, g->layout.page_tokens);
+  g->kv = g->k->alloc(g->d, g->cfg->kv_bytes / g->layout.page_bytes * g->layout.page_bytes);
+  return g->kv ? TI_OK : ti_error_set(err, TI_ERR_NOMEM, "the device has no %lu bytes for the KV cache; lower --kv-cache-memory", (unsigned long)g->cfg->kv_bytes);
+}
+
+static ti_status init_rope(ti_graph *g, ti_error *err) {
+  const int n = g->c->rope.dim / 2;
+  float *host = calloc((size_t)n, sizeof *host);
+  g->inv_freq = g->k->alloc(g->d, (size_t)n * sizeof *host);
+  if (!host || !g->inv_freq) {
+    free(host);
+    return ti_error_set(err, TI_ERR_NOMEM, "no memory for RoPE frequencies");
+  }
+  ti_rope_frequencies(&g->c->rope, host, &g->attn_factor);
+  const ti_status st = g->k->upload(g->d, g->inv_freq, host, (size_t)n * sizeof *host);
+  free(host);
+  return st;
+}
+
+// Widths of the shared row buffers: the widest thing each ever holds.
+static ti_status init_lane(ti_graph *g, ti_lane *l, int index, ti_error *err) {
+  const ti_config *c = g->c;
+  const long hid = c->hidden, nh = g->w.heads.n_head;
+  const bool mla = c->attn == TI_ATTN_MLA;
+  const long shared = (long)c->moe.n_shared * c->moe.ffn, ffn = max3(g->w.ffn_width, shared, 0);
+  const long qkv = mla ? nh * (c->qk_nope + c->qk_rope) : (nh + 2L * g->w.heads.n_kv) * c->head_dim;
+  const long attn = mla ? max3(nh * c->v_dim, c->kv_lora + c->qk_rope, c->q_lora) : nh * c->head_dim;
+  const long wide = max3(qkv, 2 * ffn, hid), wide2 = max3(attn, ffn, hid);
+  const size_t rows = (size_t)g->max_row, b = g->act_bytes;
+  l->index = index;
+  l->h = g->k->alloc(g->d, rows * (size_t)hid * b);
+  l->xn = g->k->alloc(g->d, rows * (size_t)hid * b);
+  l->t = g->k->alloc(g->d, rows * (size_t)hid * b);
+  l->wide = g->k->alloc(g->d, rows * (size_t)wide * b);
+  l->wide2 = g->k->alloc(g->d, rows * (size_t)wide2 * b);
+  bool ok = l->h && l->xn && l->t && l->wide && l->wide2;
+  if (mla) {
+    l->q_lat = g->k->alloc(g->d, rows * (size_t)(nh * c->kv_lora) * b);
+    l->o_lat = g->k->alloc(g->d, rows * (size_t)(nh * c->kv_lora) * b);
+    ok = ok && l->q_lat && l->o_lat;
+  }
+  if (c->moe.n_expert) {
+    l->router_logits = g->k->alloc(g->d, rows * (size_t)c->moe.n_expert * sizeof(float));
+    l->experts = g->k->alloc(g->d, rows * (size_t)c->moe.n_top * sizeof(int32_t));
+    l->route_weights = g->k->alloc(g->d, rows * (size_t)c->moe.n_top * sizeof(float));
+    l->expert_out = g->k->alloc(g->d, (size_t)g->expert_capacity * (size_t)hid * b);
+    ok = ok && l->router_logits && l->experts && l->route_weights && l->expert_out;
+  }
+  const int stride = (int)(g->cfg->max_model_len + g->cfg->page_tokens - 1) / (int)g->cfg->page_tokens + 8;
+  if (ok && !ti_step_batch_init(&l->batch, g->k, g->d, g->max_row, (int)g->cfg->max_num_seqs, stride)) return TI_OK;
+  return ti_error_set(err, TI_ERR_NOMEM, "no memory for activations of %d rows; lower --max-num-batched-tokens", g->max_row);
+}
+
+static ti_status init_experts(ti_graph *g, ti_error *err) {
+  const ti_engine_config *cfg = g->cfg;
+  const ti_config *c = g->c;
+  const ti_exchange_config x = {.mesh = cfg->mesh, .worker = cfg->worker, .dim = c->hidden, .n_top = c->moe.n_top, .max_row = g->max_row, .align = 8, .dtype = g->k->act,
+                                .deterministic = cfg->deterministic};
+  const ti_status st = ti_exchange_create(&x, cfg->world, g->placement, &g->exchange, err);
+  if (st) return st;
+  g->expert_capacity = ti_exchange_capacity(g->exchange);
+  g->expert_gate_up = g->k->alloc(g->d, (size_t)g->expert_capacity * 2 * (size_t)g->w.expert_width * g->act_bytes);
+  g->expert_act = g->k->alloc(g->d, (size_t)g->expert_capacity * (size_t)g->w.expert_width * g->act_bytes);
+  long s0, s1;
+  ti_split(g->placement->n_slot, cfg->mesh.ep, ti_mesh_ep_of(&cfg->mesh, cfg->worker), &s0, &s1);
+  g->n_load = (uint32_t)(s1 - s0) * (uint32_t)(c->n_layer - c->moe.n_dense_layer);
+  g->load = calloc(g->n_load, sizeof *g->load);
+  if (g->expert_gate_up && g->expert_act && g->load) return TI_OK;
+  return ti_error_set(err, TI_ERR_NOMEM, "no memory for %d rows of expert activations; lower --max-num-batched-tokens", g->expert_capacity);
+}
+
+ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, ti_error *err) {
+  const ti_config *c = cfg->model;
+  const ti_kernels *k = cfg->kernels;
+  *g = (ti_graph){.cfg = cfg, .c = c, .k = k, .d = dev, .tp = cfg->tp, .max_row = (int)cfg->max_num_batched_tokens, .act_bytes = k->act == TI_F32 ? 4 : 2};
+  g->n_lane = cfg->overlap && c->moe.n_expert ? 2 : 1;
+  ti_status st = TI_OK;
+  if (cfg->tp->size > TI_GRAPH_RANKS) return ti_error_set(err, TI_ERR_ARG, "--tensor-parallel-size %d: at most %d", cfg->tp->size, TI_GRAPH_RANKS);
+  if (c->moe.n_expert) st = ti_placement_create(c->moe.n_expert, cfg->mesh.ep, &g->placement, err);
+  if (!st)
+    st = ti_weights_load(&(ti_weights_options){.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp}, &g->w, err);
+  if (!st && c->moe.n_expert) st = init_experts(g, err);
+  const long widest = max3(c->hidden, c->ffn, (long)c->n_head * (c->attn == TI_ATTN_MLA ? c->v_dim : c->head_dim));
+  if (!st) st = k->reserve(dev, g->expert_capacity > g->max_row ? g->expert_capacity : g->max_row, max3(widest, 2L * c->hidden, c->kv_lora), c->head_dim, c->vocab);
+  if (!st) st = init_kv(g, err);
+  if (!st) st = init_rope(g, err);
+  for (int i = 0; !st && i < g->n_lane; i++) st = init_lane(g, &g->lane[i], i, err);
+  if (!st && g->w.mtp && !(g->mtp_in = k->alloc(dev, (size_t)g->max_row * 2 * (size_t)c->hidden * g->act_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the MTP layer's input");
+  if (!st && cfg->tap && !(g->tap_mem = malloc((size_t)g->max_row * (size_t)(c->vocab > c->hidden ? c->vocab : c->hidden) * 4)))
+    st = ti_error_set(err, TI_ERR_NOMEM, "no memory for taps");
+  if (st) {
+    if (err && !err->code) ti_error_set(err, st, "setting up the model: %s", ti_status_text(st));
+    ti_graph_fini(g);
+  }
+  return st;
+}
+
+static void fini_lane(ti_graph *g, ti_lane *l) {
+  void *p[] = {l->h, l->xn, l->t, l->wide, l->wide2, l->q_lat, l->o_lat, l->router_logits, l->experts, l->route_weights, l->expert_out};
+  for (size_t i = 0; i < sizeof p / sizeof *p; i++)
+    if (p[i]) g->k->free(g->d, p[i]);
+  ti_step_batch_fini(&l->batch, g->k, g->d);
+}
+
+void ti_graph_fini(ti_graph *g) {
+  if (!g->k) return;
+  for (int i = 0; i < 2; i++) fini_lane(g, &g->lane[i]);
+  void *p[] = {g->kv, g->inv_freq, g->expert_gate_up, g->expert_act, g->mtp_in};
+  for (size_t i = 0; i < sizeof p / sizeof *p; i++)
+    if (p[i]) g->k->free(g->d, p[i]);
+  ti_exchange_destroy(g->exchange);
+  ti_placement_destroy(g->placement);
+  ti_weights_fini(&g->w);
+  free(g->tap_mem);
+  free(g->load);
+  *g = (ti_graph){0};
+}
