@@ -38,6 +38,7 @@ typedef struct ti_checkpoint_ops {
 
 struct ti_checkpoint {  // the head of each implementation's struct
   const ti_checkpoint_ops *ops;
+  const char *label;  // what errors call it: "models/x/model.safetensors", "random:llama?layers=2"
 };
 
 // model: a folder (model.safetensors or model.safetensors.index.json), a file, or "random:...". cfg: what ti_config_load gave for the same string.
@@ -47,7 +48,7 @@ ti_status ti_checkpoint_find(const ti_checkpoint *c, const char *name, ti_tensor
 // As find, but it must exist with this dtype-independent shape [rows, cols] (a vector: rows 1); the error prints name, expected and found shape.
 ti_status ti_checkpoint_require(const ti_checkpoint *c, const char *name, int64_t rows, int64_t cols, ti_tensor *out, ti_error *err) TI_MUST_CHECK;
 void ti_checkpoint_read(const ti_checkpoint *c, const ti_tensor *t, int64_t r0, int64_t rn, int64_t c0, int64_t cn, void *dst);
-// rows and cols of t after folding: [a, b, c] -> rows a * b, cols c.
+// rows and cols of t after folding: [a, b, c] -> rows a * b, cols c; a scalar is [1, 1].
 void ti_tensor_matrix(const ti_tensor *t, int64_t *rows, int64_t *cols);
 
 #endif
