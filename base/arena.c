@@ -51,7 +51,7 @@ static bool grow(ti_arena *a, size_t size, size_t align) {
   c->next = a->head;
   c->size = want;
   a->head = c;
-  a->at = c->mem;
+  a->at = c->mem + (-(uintptr_t)c->mem & (align - 1));  // not counted: where malloc puts a chunk is not the caller's doing
   a->end = c->mem + want;
   return true;
 }

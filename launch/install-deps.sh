@@ -44,9 +44,11 @@ apt() {
     -o Acquire::https::Timeout=30 -o DPkg::Lock::Timeout=120 "$@"
 }
 echo "install-deps.sh: installing$missing" >&2
-# Lists that are missing or old (a bare image has none) are fetched first.
+# A bare image has no package lists, an old one has lists of files that are gone: then they are fetched first.
+known=yes
+for p in $missing; do apt-cache show "$p" >/dev/null 2>&1 || known=no; done
 # shellcheck disable=SC2086  # word splitting is meant
-if ! apt-cache show $missing >/dev/null 2>&1 || ! apt install -y --no-install-recommends $missing >/dev/null; then
+if [ $known = no ] || ! apt install -y --no-install-recommends $missing >/dev/null 2>&1; then
   apt update
   apt install -y --no-install-recommends $missing >/dev/null
 fi

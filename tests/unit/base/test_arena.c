@@ -35,6 +35,20 @@ Test(arena, cap_holds_in_the_growing_form) {
   ti_arena_fini(&a);
 }
 
+Test(arena, cap_holds_where_alignment_made_a_chunk_larger) {
+  ti_arena a;
+  ti_arena_init(&a, 5100);
+  cr_assert_not_null(ti_arena_alloc_aligned(&a, 5000, 4096), "its own padding counts");
+  size_t got = 0;
+  while (ti_arena_alloc(&a, 16)) got += 16;
+  cr_assert_leq(got, 100);
+  ti_arena_reset(&a);
+  got = 0;
+  while (ti_arena_alloc(&a, 16)) got += 16;
+  cr_assert_leq(got, 5100);
+  ti_arena_fini(&a);
+}
+
 Test(arena, zero_bytes_count_so_that_they_cannot_run_away) {
   ti_arena a;
   ti_arena_init(&a, 160);

@@ -58,7 +58,7 @@ static void *producer(void *arg) {
   for (int i = 0; i < MESSAGES; i++) {
     sent[p][i] = (message){.producer = p, .number = i};
     ti_inbox_push(&box, &sent[p][i].node);
-    if (i % 5000 == 0) usleep(100);  // so that the consumer sleeps now and then
+    for (volatile int k = 0; k < (i * 7 + p * 13) % 200; k++) continue;  // so that the consumer runs dry and sleeps thousands of times
   }
   return NULL;
 }
