@@ -7,7 +7,7 @@
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config python3 curl xz-utils
-libnng-dev libmbedtls-dev libprotobuf-c-dev protobuf-c-compiler libhwloc-dev libmicrohttpd-dev libjansson-dev libpcre2-dev
+libnng-dev libmbedtls-dev libprotobuf-c-dev protobuf-c-compiler libhwloc-dev libmicrohttpd-dev libjansson-dev libpcre2-dev libutf8proc-dev
 libopenmpi-dev openmpi-bin"
 tests="libcriterion-dev clang libclang-rt-14-dev clang-format clang-tidy python3-venv"
 
