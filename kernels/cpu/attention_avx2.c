@@ -1,0 +1,6 @@
+// attention_body.h for AVX2.
+#include "kernels/cpu/simd_avx2.h"
+
+#include "kernels/cpu/simd_math.h"
+
+#include "kernels/cpu/attention_body.h"

@@ -1,0 +1,6 @@
+// sample_body.h for AVX-512.
+#include "kernels/cpu/simd_avx512.h"
+
+#include "kernels/cpu/simd_math.h"
+
+#include "kernels/cpu/sample_body.h"

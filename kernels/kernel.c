@@ -1,0 +1,25 @@
+// Finding a CPU backend by name, and the best one that this processor runs.
+#include "kernels/kernel.h"
+
+#include <string.h>
+
+#include "kernels/cpu/cpu_priv.h"
+
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+static bool has_avx512(void) {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq");
+}
+
+const ti_kernels *ti_kernels_cpu(void) {
+  if (has_avx512()) return ti_kernels_avx512();
+  return has_avx2() ? ti_kernels_avx2() : ti_kernels_ref();
+}
+
+const ti_kernels *ti_kernels_find(const char *name) {
+  if (strcmp(name, "ref") == 0) return ti_kernels_ref();
+  if (strcmp(name, "cpu") == 0) return ti_kernels_cpu();
+  if (strcmp(name, "cpu-avx2") == 0) return has_avx2() ? ti_kernels_avx2() : NULL;
+  if (strcmp(name, "cpu-avx512") == 0) return has_avx512() ? ti_kernels_avx512() : NULL;
+  return NULL;
+}
