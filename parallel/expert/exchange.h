@@ -75,6 +75,8 @@ typedef struct ti_exchange_stats {  // since the last call of ti_exchange_stats_
 // world: all workers, rank = worker index; borrowed. Collective.
 ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, const ti_placement *p, ti_exchange **out, ti_error *err) TI_MUST_CHECK;
 void ti_exchange_destroy(ti_exchange *x);
+// The most rows that blocks can hold (ti_dispatch_out.capacity never exceeds it): what the experts' activations are sized by.
+int ti_exchange_capacity(const ti_exchange *x);
 // Another placement of the same slot count from the next dispatch on (all ranks at the same plan).
 ti_status ti_exchange_set_placement(ti_exchange *x, const ti_placement *p) TI_MUST_CHECK;
 ti_status ti_exchange_dispatch_post(ti_exchange *x, const ti_dispatch_args *a) TI_MUST_CHECK;

@@ -1,0 +1,34 @@
+// Drives engines without a coordinator: a fixed set of sequences, run to their ends under chosen page size, chunk length, batch width and preemptions.
+// Every rank of a mesh runs the same driver on the same sequences and so builds the same plans.
+#ifndef TI_TESTS_GOLDEN_DRIVER_H
+#define TI_TESTS_GOLDEN_DRIVER_H
+#include "worker/engine.h"
+
+typedef struct drive_seq {
+  const uint32_t *prompt;
+  uint32_t n_prompt, max_tokens;
+  ti_sampling sampling;
+  bool ignore_eos;
+  // out
+  uint32_t *out;       // [max_tokens], malloc'ed by drive_run
+  float *logprob;      // [max_tokens] of the chosen ids, when sampling.n_logprob >= 0
+  uint32_t n_out;
+  double prompt_nll;   // sum of -logprob of prompt tokens 1.., when sampling.n_prompt_logprob >= 0
+  ti_finish finish;
+} drive_seq;
+
+typedef struct drive_options {
+  uint32_t chunk;      // prefill tokens a step and sequence; 0: all
+  uint32_t batch;      // sequences at once
+  uint32_t preempt;    // every so many steps a running sequence is released and assigned again with all its ids; 0: never
+  uint32_t n_micro;    // 1 or 2
+  uint32_t lookahead;  // places beyond the rows (1 with MTP)
+  bool scatter;        // hand out pages in a scrambled order
+} drive_options;
+
+// 0, or prints what went wrong and returns 1.
+int drive_run(ti_engine *e, drive_seq *seq, uint32_t n_seq, const drive_options *o);
+void drive_free(drive_seq *seq, uint32_t n_seq);
+ti_sampling drive_greedy(void);  // temperature 0, no logprobs
+
+#endif

@@ -1,0 +1,228 @@
+// golden_engine MODEL BACKEND [--quick]: one rank's engine against the model's golden outputs.
+//
+//   hidden      every layer's hidden states and the logits of prompts 0 and 3; for a MoE its routing
+//   greedy      golden ids wherever the margin exceeds 1e-3, over pages, chunks, batches and preemption, and the same BITS among all of those
+//   nll         exact NLL of 200 stories (not with --quick)
+//   mtp         the MTP head's top-1 at each prompt position
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/golden/fixture.h"
+
+#define HIDDEN_TOL 2e-4
+#define ROUTE_TOL 1e-5
+#define MARGIN 1e-3
+#define NLL_TOL 1e-3
+
+static int failures;
+#define check(ok, ...)                                 \
+  do {                                                 \
+    printf("%s ", (ok) ? "ok    " : "FAILED");         \
+    printf(__VA_ARGS__);                               \
+    printf("\n");                                      \
+    failures += !(ok);                                 \
+  } while (0)
+
+typedef struct taps {
+  const fixture *f;
+  int prompt;
+  double worst_hidden, worst_weight, worst_logit;
+  int n_hidden, n_moe, bad_experts;
+  int32_t mtp[8192];
+  int n_mtp;
+} taps;
+
+static const float *golden(const taps *t, const char *name, int n_row, int dim) {
+  char full[64];
+  ti_tensor x;
+  snprintf(full, sizeof full, "p%d.%s", t->prompt, name);
+  if (ti_checkpoint_find(t->f->golden, full, &x) || x.n_dim != 2 || x.shape[0] != n_row || x.shape[1] != dim) return NULL;
+  return x.data;
+}
+
+static double worst_of(const float *a, const float *b, size_t n, double worst) {
+  for (size_t i = 0; i < n; i++) worst = fmax(worst, isnan(a[i]) ? INFINITY : fabs((double)a[i] - b[i]));
+  return worst;
+}
+
+static void on_tap(void *arg, const char *what, int layer, const void *data, int n_row, int dim) {
+  taps *t = arg;
+  char name[48];
+  const size_t n = (size_t)n_row * (size_t)dim;
+  if (!strcmp(what, "mtp")) {
+    memcpy(t->mtp + t->n_mtp, data, n * sizeof(int32_t));
+    t->n_mtp += n_row;
+    return;
+  }
+  if (t->prompt < 0) return;
+  snprintf(name, sizeof name, !strcmp(what, "hidden") ? "hidden.%d" : !strcmp(what, "moe.experts") ? "moe%d.experts" : "moe%d.weights", layer);
+  const float *g = golden(t, name, n_row, dim);
+  if (!g) return;
+  if (!strcmp(what, "hidden")) {
+    t->worst_hidden = worst_of(data, g, n, t->worst_hidden);
+    t->n_hidden++;
+  } else if (!strcmp(what, "moe.weights")) {
+    t->worst_weight = worst_of(data, g, n, t->worst_weight);
+    t->n_moe++;
+  } else if (!strcmp(what, "moe.experts")) {
+    for (size_t i = 0; i < n; i++) t->bad_experts += ((const int32_t *)data)[i] != ((const int32_t *)g)[i];
+  }
+}
+
+static engine_spec spec_of(const char *backend, ti_coll *self, uint32_t page) {
+  return (engine_spec){.backend = backend, .mesh = {1, 1, 1, 1, 1}, .tp = self, .world = self, .page_tokens = page, .max_rows = 512, .max_seqs = 16, .max_len = 1024, .threads = 1};
+}
+
+static void check_hidden(const fixture *f, const char *backend, ti_coll *self) {
+  static taps t;
+  t = (taps){.f = f};
+  engine_spec s = spec_of(backend, self, 16);
+  s.tap = on_tap;
+  s.tap_arg = &t;
+  ti_engine *e = fixture_engine(f, &s);
+  if (!e) exit(1);
+  static const int prompts[] = {0, 3};
+  for (int i = 0; i < 2; i++) {
+    drive_seq q = {.max_tokens = 1, .sampling = drive_greedy()};
+    q.prompt = fixture_ids(f, (size_t)prompts[i], "prompt_ids", &q.n_prompt);
+    t.prompt = prompts[i];
+    if (drive_run(e, &q, 1, &(drive_options){.batch = 1})) exit(1);
+    drive_free(&q, 1);
+    free((void *)q.prompt);
+  }
+  ti_engine_destroy(e);
+  check(t.n_hidden == 2 * (f->cfg.n_layer + 1) && t.worst_hidden <= HIDDEN_TOL, "hidden states: %d layers compared, worst %.2e (bound %.0e)", t.n_hidden, t.worst_hidden, HIDDEN_TOL);
+  if (!f->cfg.moe.n_expert) return;
+  const int want = 2 * (f->cfg.n_layer - f->cfg.moe.n_dense_layer);
+  check(t.n_moe == want && t.bad_experts == 0 && t.worst_weight <= ROUTE_TOL, "routing: %d layers compared, %d experts differ, weights worst %.2e (bound %.0e)", t.n_moe, t.bad_experts, t.worst_weight,
+        ROUTE_TOL);
+}
+
+// One configuration: golden ids, and the bits of `first` (its ids and logprobs), which the first call fills.
+typedef struct variant { uint32_t page, chunk, batch, preempt, micro; int threads; bool scatter; } variant;
+
+static void check_variant(const fixture *f, const char *backend, ti_coll *self, const variant *v, drive_seq *first) {
+  char what[128];
+  snprintf(what, sizeof what, "page %u chunk %u batch %u preempt %u micro %u threads %d", v->page, v->chunk, v->batch, v->preempt, v->micro, v->threads);
+  engine_spec s = spec_of(backend, self, v->page);
+  s.overlap = v->micro == 2;
+  s.threads = v->threads;
+  ti_engine *e = fixture_engine(f, &s);
+  if (!e) exit(1);
+  uint32_t n, compared;
+  drive_seq *q = fixture_prompts(f, v->batch > 8 ? 2 : 1, &n);
+  if (drive_run(e, q, n, &(drive_options){.chunk = v->chunk, .batch = v->batch, .preempt = v->preempt, .n_micro = v->micro, .scatter = v->scatter})) exit(1);
+  const int bad = fixture_check_greedy(f, q, n, MARGIN, what, &compared);
+  int bits = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    drive_seq *g = &first[i % 8];
+    if (!g->out) {
+      *g = q[i];
+      q[i].out = NULL;
+      q[i].logprob = NULL;
+      continue;
+    }
+    bits += g->n_out != q[i].n_out || memcmp(g->out, q[i].out, g->n_out * 4) || memcmp(g->logprob, q[i].logprob, g->n_out * 4);
+  }
+  check(!bad && !bits, "greedy, %s: %u tokens equal golden, %d of %u texts leave it; %d differ in bits from the first run", what, compared, bad, n, bits);
+  for (uint32_t i = 0; i < n; i++)
+    if (q[i].prompt != first[i % 8].prompt) free((void *)q[i].prompt);
+  drive_free(q, n);
+  free(q);
+  ti_engine_destroy(e);
+}
+
+static void check_greedy(const fixture *f, const char *backend, ti_coll *self, bool quick) {
+  static const variant all[] = {{16, 0, 1, 0, 1, 1, 0}, {8, 3, 16, 5, 1, 2, 1}, {64, 7, 16, 0, 1, 1, 1}, {16, 0, 16, 3, 1, 1, 0}, {8, 0, 1, 0, 1, 1, 1}, {64, 3, 5, 7, 1, 2, 0}, {16, 5, 16, 0, 2, 1, 1}};
+  drive_seq first[8] = {{0}};
+  for (size_t i = 0; i < (quick ? 3 : sizeof all / sizeof *all); i++) check_variant(f, backend, self, &all[i], first);
+  for (int i = 0; i < 8; i++) free((void *)first[i].prompt);
+  drive_free(first, 8);
+}
+
+static void check_nll(const fixture *f, const char *model, const char *backend, ti_coll *self) {
+  json_t *j;
+  ti_error err = {0};
+  if (ti_json_load_file(TI_SOURCE_DIR "/models/nll_golden.json", 4 << 20, &j, &err)) {
+    check(false, "nll: %s", err.text);
+    return;
+  }
+  const json_t *seqs = json_object_get(j, "ids"), *gold = json_object_get(json_object_get(j, "nll"), model);
+  const uint32_t n = (uint32_t)json_array_size(seqs);
+  drive_seq *q = calloc(n, sizeof *q);
+  for (uint32_t i = 0; i < n; i++) {
+    const json_t *a = json_array_get(seqs, i);
+    q[i].n_prompt = (uint32_t)json_array_size(a);
+    uint32_t *ids = calloc(q[i].n_prompt, sizeof *ids);
+    for (uint32_t k = 0; k < q[i].n_prompt; k++) ids[k] = (uint32_t)json_integer_value(json_array_get(a, k));
+    q[i].prompt = ids;
+    q[i].max_tokens = 1;
+    q[i].sampling = drive_greedy();
+    q[i].sampling.n_prompt_logprob = 0;
+  }
+  engine_spec s = spec_of(backend, self, 16);
+  ti_engine *e = fixture_engine(f, &s);
+  if (!e || drive_run(e, q, n, &(drive_options){.batch = 1})) exit(1);
+  double sum = 0, want = 0, worst = 0;
+  uint64_t tokens = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    const double g = json_number_value(json_array_get(gold, i)), per = (q[i].prompt_nll - g) / (q[i].n_prompt - 1);
+    sum += q[i].prompt_nll;
+    want += g;
+    tokens += q[i].n_prompt - 1;
+    worst = fmax(worst, fabs(per));
+    free((void *)q[i].prompt);
+  }
+  check(n == 200 && worst <= NLL_TOL, "nll: %.5f nats a token over %lu tokens (golden %.5f), worst story off by %.1e (bound %.0e)", sum / (double)tokens, (unsigned long)tokens, want / (double)tokens, worst,
+        NLL_TOL);
+  drive_free(q, n);
+  free(q);
+  ti_engine_destroy(e);
+  json_decref(j);
+}
+
+static void check_mtp(const fixture *f, const char *backend, ti_coll *self) {
+  static taps t;
+  for (uint32_t chunk = 0; chunk <= 5; chunk += 5) {
+    t = (taps){.f = f, .prompt = -1};
+    engine_spec s = spec_of(backend, self, 16);
+    s.tap = on_tap;
+    s.tap_arg = &t;
+    s.mtp = true;
+    ti_engine *e = fixture_engine(f, &s);
+    if (!e) exit(1);
+    int same = 0, all = 0;
+    for (size_t p = 0; p < 8; p++) {
+      uint32_t n_gold, *gold = fixture_ids(f, p, "mtp_argmax", &n_gold);
+      drive_seq q = {.max_tokens = 1, .sampling = drive_greedy()};
+      q.prompt = fixture_ids(f, p, "prompt_ids", &q.n_prompt);
+      t.n_mtp = 0;
+      if (drive_run(e, &q, 1, &(drive_options){.batch = 1, .chunk = chunk, .lookahead = 1})) exit(1);
+      for (uint32_t i = 0; i < n_gold && (int)i < t.n_mtp; i++) same += t.mtp[i] == (int32_t)gold[i];
+      all += (int)n_gold;
+      drive_free(&q, 1);
+      free((void *)q.prompt);
+      free(gold);
+    }
+    ti_engine_destroy(e);
+    check(all > 0 && same == all, "mtp, chunk %u: %d of %d predictions equal golden", chunk, same, all);
+  }
+}
+
+int main(int argc, char **argv) {
+  if (argc < 3) return fprintf(stderr, "usage: golden_engine MODEL BACKEND [--quick]\n"), 2;
+  const bool quick = argc > 3 && !strcmp(argv[3], "--quick");
+  if (!ti_kernels_find(argv[2])) return printf("skipped: no backend %s on this processor\n", argv[2]), 77;
+  fixture f;
+  ti_coll *self;
+  if (fixture_open(&f, argv[1]) || ti_coll_self_create(&self)) return 1;
+  check_hidden(&f, argv[2], self);
+  check_greedy(&f, argv[2], self, quick);
+  if (!quick) check_nll(&f, argv[1], argv[2], self);
+  if (f.cfg.n_mtp) check_mtp(&f, argv[2], self);
+  ti_coll_destroy(self);
+  fixture_close(&f);
+  return failures != 0;
+}
