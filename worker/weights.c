@@ -70,7 +70,7 @@ static ti_status prepare(loader *l, const ti_weight_src *parts, int n, unsigned 
 }
 
 static ti_status source(loader *l, const char *name, const ti_slice *s, ti_weight_src *out) {
-  char full[128];
+  char full[192];
   snprintf(full, sizeof full, "%s.%s", l->prefix, name);
   return ti_shard_source(l->o->ckpt, l->c, full, s, &l->tmp, out, l->err);
 }
@@ -83,7 +83,7 @@ static ti_status matrix(loader *l, const char *name, ti_slice s, unsigned flags,
 
 // A vector of fp32 numbers on the device: elements [i0, i0 + n) of `name`, which has `total`.
 static ti_status vector(loader *l, const char *name, int total, int i0, int n, float **out) {
-  char full[128];
+  char full[192];
   snprintf(full, sizeof full, "%s%s%s", l->prefix, l->prefix[0] ? "." : "", name);
   float *host = malloc((size_t)n * sizeof *host);
   if (!host) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory", full);
@@ -102,7 +102,7 @@ static ti_status load_gqa_bias(loader *l, ti_layer_weights *lw) {
   const ti_config *c = l->c;
   const ti_shard_heads *h = &l->w->heads;
   const int d = c->head_dim, nq = h->n_head * d, nk = h->n_kv * d;
-  char full[128];
+  char full[192];
   void *mem = NULL;
   float *host = malloc((size_t)(nq + 2 * nk) * sizeof *host);
   if (!host) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory", l->prefix);
