@@ -48,7 +48,7 @@ typedef struct ti_config {
   double rms_eps;
   bool tie_embeddings, qkv_bias, o_bias, mlp_bias, qk_norm;
   ti_attn_kind attn;
-  int q_lora, kv_lora, qk_nope, qk_rope, v_dim;  // MLA; q_lora 0: direct Q
+  int q_lora, kv_lora, qk_nope, qk_rope, v_dim;  // MLA; q_lora 0: direct Q. With MLA head_dim is qk_nope + qk_rope and n_kv_head is n_head
   ti_rope_config rope;
   double softmax_scale;  // of attention scores, YaRN's mscale^2 included (V3: 192^-0.5 * 1.87385)
   ti_moe_config moe;
@@ -59,13 +59,16 @@ typedef struct ti_config {
   bool synthetic;         // random weights, no tokenizer: token-id prompts only
 } ti_config;
 
-// From a model folder (config.json + generation_config.json's eos list), or a `random:ARCH?key=value&...` spec (synthetic.h). Errors name file and field.
+// From a model folder (config.json + generation_config.json's eos list) or a file in one, or a `random:ARCH?key=value&...` spec (synthetic.h).
+// Errors name file and field.
 ti_status ti_config_load(const char *model, ti_config *out, ti_error *err) TI_MUST_CHECK;
 // From the text of a config.json.
 ti_status ti_config_parse(const char *json, size_t n, ti_config *out, ti_error *err) TI_MUST_CHECK;
-// From "random:llama?hidden=64&layers=2" or a preset "random:tinyllama-1.1b", "random:llama3-8b", "random:deepseek_v3[?layers=4]"; *seed gets seed= (0).
+// From "random:llama?hidden=64&layers=2" or a preset "random:tinyllama-1.1b", "random:llama3-8b", "random:deepseek_v3[?layers=4]"; *seed gets seed=
+// (0). Values are JSON or bare words: `rope_scaling={"type":"linear","factor":2}`, `torch_dtype=float32`.
 ti_status ti_config_random(const char *spec, ti_config *out, uint64_t *seed, ti_error *err) TI_MUST_CHECK;
-// The inverse frequencies [rope.dim / 2] with scaling applied, in fp64 arithmetic rounded once; *attn_factor multiplies cos and sin (YaRN's mscale ratio).
+// The inverse frequencies [rope.dim / 2] with scaling applied, in fp64 arithmetic rounded once; *attn_factor multiplies cos and sin (YaRN's ratio of
+// mscales).
 // Sources: Llama 3.1's rope_scaling; YaRN (Peng et al. 2023, section 3.4) as in DeepSeek-V3's modeling file.
 void ti_rope_frequencies(const ti_rope_config *r, float *inv_freq, float *attn_factor);
 static inline bool ti_config_layer_is_moe(const ti_config *c, int layer) { return c->moe.n_expert > 0 && layer >= c->moe.n_dense_layer; }

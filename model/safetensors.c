@@ -7,20 +7,30 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/arena.h"
 #include "base/json.h"
 #include "base/size.h"
 #include "model/checkpoint_priv.h"
+#include "model/safetensors_header.h"
 
-enum { MAX_HEADER_BYTES = 100 << 20, MAX_TENSORS = 1 << 24, MAX_NAME = 1024, MAX_SHARDS = 4096, MAX_INDEX_BYTES = 256 << 20 };
+enum {
+  MAX_HEADER_BYTES = 100 << 20,
+  MAX_TENSORS = 1 << 24,
+  MAX_NAME = 1024,
+  MAX_NAME_BYTES = 1 << 30,
+  MAX_SHARDS = 4096,
+  MAX_INDEX_BYTES = 256 << 20
+};
 
 typedef struct st_entry {
-  char *name;
+  const char *name;  // in the arena
   ti_dtype dtype;
   int n_dim, shard;
   int64_t shape[TI_TENSOR_DIMS];
@@ -39,6 +49,7 @@ typedef struct st_checkpoint {
   char *label;
   st_shard *shards;
   int n_shard;
+  ti_arena names;
   st_entry *entries;
   size_t n, cap;
   uint32_t *by_name;
@@ -48,7 +59,7 @@ static const ti_checkpoint_ops st_ops;
 
 static void st_close(ti_checkpoint *c) {
   st_checkpoint *s = (st_checkpoint *)c;
-  for (size_t i = 0; i < s->n; i++) free(s->entries[i].name);
+  ti_arena_fini(&s->names);
   for (int i = 0; i < s->n_shard; i++) {
     if (s->shards[i].mapped) munmap((void *)(uintptr_t)s->shards[i].map, s->shards[i].size);
     free(s->shards[i].file);
@@ -65,6 +76,7 @@ static ti_status st_create(const char *label, int max_shards, st_checkpoint **ou
   if (!s) return ti_error_set(err, TI_ERR_NOMEM, "%s: out of memory", label);
   s->head.ops = &st_ops;
   s->head.label = s->label = strdup(label);
+  ti_arena_init(&s->names, MAX_NAME_BYTES);
   s->shards = calloc((size_t)max_shards, sizeof(*s->shards));
   if (!s->label || !s->shards) {
     st_close(&s->head);
@@ -76,47 +88,42 @@ static ti_status st_create(const char *label, int max_shards, st_checkpoint **ou
 
 // --- one header ---
 
-static ti_status parse_shape(const json_t *v, st_entry *e, size_t *count, ti_error *err) {
-  const json_t *shape = json_object_get(v, "shape");
-  if (!json_is_array(shape)) return ti_error_set(err, TI_ERR_FORMAT, "shape: expected an array");
-  if (json_array_size(shape) > TI_TENSOR_DIMS)
-    return ti_error_set(err, TI_ERR_UNSUPPORTED, "shape: %zu dimensions, at most %d are supported", json_array_size(shape), TI_TENSOR_DIMS);
-  e->n_dim = (int)json_array_size(shape);
+static ti_status check_shape(const ti_st_item *it, st_entry *e, size_t *count, ti_error *err) {
+  if (it->n_dim < 0) return ti_error_set(err, TI_ERR_FORMAT, "shape: missing");
+  if (it->n_dim > TI_TENSOR_DIMS)
+    return ti_error_set(err, TI_ERR_UNSUPPORTED, "shape: %d dimensions, at most %d are supported", it->n_dim, TI_TENSOR_DIMS);
+  e->n_dim = it->n_dim;
   *count = 1;
   for (int i = 0; i < e->n_dim; i++) {
-    const json_t *d = json_array_get(shape, (size_t)i);
-    const json_int_t x = json_integer_value(d);
-    if (!json_is_integer(d) || x < 0) return ti_error_set(err, TI_ERR_FORMAT, "shape[%d]: expected an integer of 0 or more", i);
-    if (!ti_size_mul(*count, (size_t)x, count) || *count > (size_t)INT64_MAX)
+    if (it->dims[i] > INT64_MAX || !ti_size_mul(*count, (size_t)it->dims[i], count) || *count > (size_t)INT64_MAX)
       return ti_error_set(err, TI_ERR_RANGE, "shape: the product of its dimensions overflows");
-    e->shape[i] = x;
+    e->shape[i] = (int64_t)it->dims[i];
   }
   return TI_OK;
 }
 
-static ti_status parse_offsets(const json_t *v, const st_shard *shard, st_entry *e, ti_error *err) {
-  const json_t *o = json_object_get(v, "data_offsets"), *b = json_array_get(o, 0), *n = json_array_get(o, 1);
-  if (json_array_size(o) != 2 || !json_is_integer(b) || !json_is_integer(n) || json_integer_value(b) < 0 || json_integer_value(n) < 0)
-    return ti_error_set(err, TI_ERR_FORMAT, "data_offsets: expected [begin, end]");
-  e->begin = (uint64_t)json_integer_value(b);
-  e->end = (uint64_t)json_integer_value(n);
+static ti_status check_offsets(const ti_st_item *it, const st_shard *shard, st_entry *e, ti_error *err) {
+  if (!it->has_offsets) return ti_error_set(err, TI_ERR_FORMAT, "data_offsets: missing");
   const size_t data = shard->size - shard->data_at;
+  e->begin = it->begin;
+  e->end = it->end;
   if (e->begin > e->end || e->end > data)
     return ti_error_set(err, TI_ERR_RANGE, "data_offsets: [%llu, %llu] are not within the file's %zu bytes of data (truncated?)",
                         (unsigned long long)e->begin, (unsigned long long)e->end, data);
   return TI_OK;
 }
 
-static ti_status parse_entry(const json_t *v, const st_shard *shard, st_entry *e, ti_error *err) {
-  const char *dtype = NULL;
+static ti_status check_entry(const ti_st_item *it, const st_shard *shard, st_entry *e, ti_error *err) {
   size_t count = 0, bytes = 0;
-  if (!json_is_object(v)) return ti_error_set(err, TI_ERR_FORMAT, "expected an object");
-  ti_status st = ti_json_str(v, "dtype", &dtype, err);
-  if (st != TI_OK) return st;
-  if (!dtype) return ti_error_set(err, TI_ERR_FORMAT, "dtype: missing");
+  char dtype[16];
+  if (it->name_n > MAX_NAME) return ti_error_set(err, TI_ERR_RANGE, "a name of %zu bytes, the limit is %d", it->name_n, MAX_NAME);
+  if (!it->dtype) return ti_error_set(err, TI_ERR_FORMAT, "dtype: missing");
+  snprintf(dtype, sizeof(dtype), "%.*s", (int)ti_size_min(it->dtype_n, sizeof(dtype) - 1), it->dtype);
   if (ti_dtype_parse(dtype, &e->dtype) != TI_OK || ti_dtype_block(e->dtype) != 1)
-    return ti_error_set(err, TI_ERR_UNSUPPORTED, "dtype: \"%.40s\" is not supported (F32, F16, BF16, F8_E4M3, I8, U8, I32 and I64 are)", dtype);
-  if ((st = parse_shape(v, e, &count, err)) != TI_OK || (st = parse_offsets(v, shard, e, err)) != TI_OK) return st;
+    return ti_error_set(err, TI_ERR_UNSUPPORTED, "dtype: \"%s\" is not supported (F32, F16, BF16, F8_E4M3, I8, U8, I32 and I64 are)", dtype);
+  ti_status st = check_shape(it, e, &count, err);
+  if (st == TI_OK) st = check_offsets(it, shard, e, err);
+  if (st != TI_OK) return st;
   if (ti_dtype_size(e->dtype, count, &bytes) != TI_OK || bytes != e->end - e->begin)
     return ti_error_set(err, TI_ERR_FORMAT, "data_offsets: %llu bytes, but %zu elements of %s have another size",
                         (unsigned long long)(e->end - e->begin), count, dtype);
@@ -126,14 +133,18 @@ static ti_status parse_entry(const json_t *v, const st_shard *shard, st_entry *e
   return TI_OK;
 }
 
-static ti_status grow(st_checkpoint *s, size_t more, ti_error *err) {
-  if (more > MAX_TENSORS - s->n) return ti_error_set(err, TI_ERR_RANGE, "more than %d tensors", MAX_TENSORS);
-  if (s->n + more <= s->cap) return TI_OK;
-  const size_t cap = ti_size_max(s->n + more, s->cap * 2);
-  st_entry *p = realloc(s->entries, cap * sizeof(*p));
-  if (!p) return ti_error_set(err, TI_ERR_NOMEM, "out of memory for %zu tensors", cap);
-  s->entries = p;
-  s->cap = cap;
+static ti_status add_entry(st_checkpoint *s, const st_entry *e, const ti_st_item *it, ti_error *err) {
+  if (s->n == MAX_TENSORS) return ti_error_set(err, TI_ERR_RANGE, "more than %d tensors", MAX_TENSORS);
+  if (s->n == s->cap) {
+    const size_t cap = s->cap ? s->cap * 2 : 1024;
+    st_entry *p = realloc(s->entries, cap * sizeof(*p));
+    if (!p) return ti_error_set(err, TI_ERR_NOMEM, "out of memory for %zu tensors", cap);
+    s->entries = p;
+    s->cap = cap;
+  }
+  s->entries[s->n] = *e;
+  if (!(s->entries[s->n].name = ti_arena_strdup(&s->names, it->name, it->name_n))) return ti_error_set(err, TI_ERR_NOMEM, "out of memory for names");
+  s->n++;
   return TI_OK;
 }
 
@@ -143,51 +154,38 @@ static int by_offset(const void *a, const void *b) {
   return x->end < y->end ? -1 : x->end > y->end;
 }
 
-// The JSON header of shard `k` at text[n]: its entries are appended, in the order of their data.
-static ti_status parse_header_json(st_checkpoint *s, int k, const char *text, size_t n, ti_error *err) {
-  json_error_t je;
-  json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
-  if (!root) return ti_error_set(err, TI_ERR_FORMAT, "header: column %d: %s", je.position, je.text);
-  const size_t first = s->n;
-  const char *name;
-  json_t *v;
-  ti_status st = json_is_object(root) ? grow(s, json_object_size(root), err) : ti_error_set(err, TI_ERR_FORMAT, "header: expected an object");
-  if (st != TI_OK) goto out;
-  json_object_foreach(root, name, v) {
-    if (strcmp(name, "__metadata__") == 0) continue;
-    st_entry *e = &s->entries[s->n];
-    *e = (st_entry){.shard = k};
-    if (strlen(name) > MAX_NAME) {
-      st = ti_error_set(err, TI_ERR_RANGE, "header: tensor name of %zu bytes, the limit is %d", strlen(name), MAX_NAME);
-      goto out;
-    }
-    if ((st = parse_entry(v, &s->shards[k], e, err)) != TI_OK) {
-      ti_error_prefix(err, "tensor %.120s", name);
-      goto out;
-    }
-    if (!(e->name = strdup(name))) {
-      st = ti_error_set(err, TI_ERR_NOMEM, "out of memory");
-      goto out;
-    }
-    s->n++;
-  }
-  if (s->n > first) qsort(s->entries + first, s->n - first, sizeof(*s->entries), by_offset);
+// Entries first.. of one shard, in the order of their data: no byte may belong to two.
+static ti_status check_overlap(const st_checkpoint *s, size_t first, ti_error *err) {
   uint64_t end = 0;
   const char *owner = "";  // of the bytes up to end
   for (size_t i = first; i < s->n; i++) {
     const st_entry *e = &s->entries[i];
-    if (e->begin < end && e->begin < e->end) {
-      st = ti_error_set(err, TI_ERR_FORMAT, "tensors %.120s and %.120s overlap at data byte %llu", owner, e->name, (unsigned long long)e->begin);
-      goto out;
-    }
+    if (e->begin < end && e->begin < e->end)
+      return ti_error_set(err, TI_ERR_FORMAT, "tensors %.120s and %.120s overlap at data byte %llu", owner, e->name, (unsigned long long)e->begin);
     if (e->end > end) {
       end = e->end;
       owner = e->name;
     }
   }
-out:
-  json_decref(root);
-  return st;
+  return TI_OK;
+}
+
+// The JSON header of shard `k` at text[n]: its entries are appended, in the order of their data.
+static ti_status parse_header(st_checkpoint *s, int k, const char *text, size_t n, ti_error *err) {
+  const size_t first = s->n;
+  ti_st_cursor cursor;
+  ti_st_item it;
+  ti_status st = ti_st_begin(&cursor, text, n, err);
+  while (st == TI_OK && (st = ti_st_next(&cursor, &it, err)) == TI_OK) {
+    st_entry e = {.shard = k};
+    if ((st = check_entry(&it, &s->shards[k], &e, err)) != TI_OK)
+      ti_error_prefix(err, "tensor %.*s", (int)ti_size_min(it.name_n, 120), it.name);
+    else
+      st = add_entry(s, &e, &it, err);
+  }
+  if (st != TI_ERR_NOTFOUND) return st;
+  if (s->n > first) qsort(s->entries + first, s->n - first, sizeof(*s->entries), by_offset);
+  return check_overlap(s, first, err);
 }
 
 static ti_status parse_shard(st_checkpoint *s, int k, ti_error *err) {
@@ -199,7 +197,7 @@ static ti_status parse_shard(st_checkpoint *s, int k, ti_error *err) {
     return ti_error_set(err, TI_ERR_FORMAT, "header of %llu bytes in a file of %zu (limit %d): truncated, or no safetensors file",
                         (unsigned long long)n, shard->size, MAX_HEADER_BYTES);
   shard->data_at = 8 + (size_t)n;
-  return parse_header_json(s, k, (const char *)shard->map + 8, (size_t)n, err);
+  return parse_header(s, k, (const char *)shard->map + 8, (size_t)n, err);
 }
 
 // --- lookup ---
@@ -216,9 +214,9 @@ static ti_status sort_names(st_checkpoint *s, ti_error *err) {
   qsort_r(s->by_name, s->n, sizeof(*s->by_name), compare_names, s->entries);
   for (size_t i = 1; i < s->n; i++) {
     const st_entry *a = &s->entries[s->by_name[i - 1]], *b = &s->entries[s->by_name[i]];
-    if (strcmp(a->name, b->name) == 0)
-      return ti_error_set(err, TI_ERR_FORMAT, "tensor %.120s is in two files: %s and %s", a->name, s->shards[a->shard].file,
-                          s->shards[b->shard].file);
+    if (strcmp(a->name, b->name) != 0) continue;
+    if (a->shard == b->shard) return ti_error_set(err, TI_ERR_FORMAT, "tensor %.120s comes twice", a->name);
+    return ti_error_set(err, TI_ERR_FORMAT, "tensor %.120s is in two files: %s and %s", a->name, s->shards[a->shard].file, s->shards[b->shard].file);
   }
   return TI_OK;
 }

@@ -2,6 +2,7 @@
 #include "model/safetensors.h"
 
 #include <criterion/criterion.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,8 +40,8 @@ static void refuse(const char *header, size_t data_n, ti_status st, const char *
 #define T(name, dtype, shape, begin, end) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
 
 Test(safetensors, tensors_are_found_with_shape_type_and_data) {
-  image m = build("{\"__metadata__\":{\"format\":\"pt\"}," T("b", "BF16", "[2,3]", 16, 28) "," T("a", "F32", "[4]", 0, 16) "," T(
-                      "c", "U8", "[2,0,3]", 28, 28) "," T("s", "U8", "[]", 28, 29) "}",
+  image m = build("{\"__metadata__\":{\"format\":\"pt\",\"x\":\"{\\\"y\\\":[1}\"}," T("b", "BF16", "[2,3]", 16, 28) "," T(
+                      "a", "F32", "[4]", 0, 16) "," T("c", "U8", "[2,0,3]", 28, 28) "," T("s", "U8", "[]", 28, 29) "}",
                   29);
   ti_checkpoint *c;
   ti_error err = {0};
@@ -83,9 +84,13 @@ Test(safetensors, broken_headers_are_refused) {
   refuse_image(m, TI_ERR_FORMAT, "truncated");
   refuse("", 0, TI_ERR_FORMAT, "header");
   refuse("{\"a\":", 0, TI_ERR_FORMAT, "header");
-  refuse("[]", 0, TI_ERR_FORMAT, "expected an object");
+  refuse("[]", 0, TI_ERR_FORMAT, "header: byte 0: expected '{', got '['");
   refuse("{\"a\":1}", 0, TI_ERR_FORMAT, "tensor a");
-  refuse("{" T("a", "U8", "[1]", 0, 1) "," T("a", "U8", "[1]", 1, 2) "}", 2, TI_ERR_FORMAT, "duplicate");
+  refuse("{} x", 0, TI_ERR_FORMAT, "expected the end");
+  refuse("{\"a\\u0062\":{}}", 0, TI_ERR_UNSUPPORTED, "escapes");
+  refuse("{\"a", 0, TI_ERR_FORMAT, "end of a string");
+  refuse("{\"__metadata__\":{\"a\":[}", 0, TI_ERR_FORMAT, "header");
+  refuse("{" T("a", "U8", "[1]", 0, 1) "," T("a", "U8", "[1]", 1, 2) "}", 2, TI_ERR_FORMAT, "tensor a comes twice");
 }
 
 Test(safetensors, lying_entries_are_refused) {
@@ -94,17 +99,54 @@ Test(safetensors, lying_entries_are_refused) {
   refuse("{\"a\":{\"shape\":[1],\"data_offsets\":[0,1]}}", 1, TI_ERR_FORMAT, "dtype: missing");
   refuse("{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, TI_ERR_FORMAT, "shape");
   refuse("{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, TI_ERR_FORMAT, "data_offsets");
-  refuse("{" T("a", "U8", "[-1]", 0, 1) "}", 1, TI_ERR_FORMAT, "shape[0]");
+  refuse("{" T("a", "U8", "[-1]", 0, 1) "}", 1, TI_ERR_FORMAT, "tensor a: shape: header: byte");
   refuse("{" T("a", "U8", "[1,1,1,1,1]", 0, 1) "}", 1, TI_ERR_UNSUPPORTED, "5 dimensions");
   refuse("{" T("a", "U8", "[4294967296,4294967296]", 0, 1) "}", 1, TI_ERR_RANGE, "overflows");
   refuse("{" T("a", "F32", "[4611686018427387904]", 0, 0) "}", 0, TI_ERR_FORMAT, "another size");  // x 4 = 2^64 = 0
   refuse("{" T("a", "U8", "[4]", 0, 4) "}", 3, TI_ERR_RANGE, "[0, 4] are not within the file's 3 bytes");
   refuse("{" T("a", "U8", "[4]", 8, 4) "}", 8, TI_ERR_RANGE, "not within");
-  refuse("{" T("a", "U8", "[4]", -4, 0) "}", 8, TI_ERR_FORMAT, "[begin, end]");
+  refuse("{" T("a", "U8", "[4]", -4, 0) "}", 8, TI_ERR_FORMAT, "data_offsets");
+  refuse("{" T("a", "U8", "[4]", 0, 18446744073709551616) "}", 8, TI_ERR_FORMAT, "below 2^64");
+  refuse("{" T("a", "U8", "[4]", 0.0, 4) "}", 8, TI_ERR_FORMAT, "an integer");
+  refuse("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0]}}", 1, TI_ERR_FORMAT, "[begin, end]");
   refuse("{" T("a", "U8", "[3]", 0, 4) "}", 4, TI_ERR_FORMAT, "4 bytes, but 3 elements");
   refuse("{" T("a", "F32", "[1]", 2, 6) "}", 8, TI_ERR_FORMAT, "aligned");
   refuse("{" T("a", "U8", "[4]", 0, 4) "," T("b", "U8", "[4]", 3, 7) "}", 8, TI_ERR_FORMAT, "a and b overlap");
   refuse("{" T("a", "U8", "[8]", 0, 8) "," T("b", "U8", "[2]", 1, 3) "," T("c", "U8", "[2]", 4, 6) "}", 8, TI_ERR_FORMAT, "overlap");
+}
+
+// The header reader's oracle: jansson's document of the same header says the same of every tensor.
+Test(safetensors, headers_of_the_bundled_models_read_as_jansson_reads_them) {
+  static const char *const files[] = {TI_SOURCE_DIR "/models/titan-tiny-dense/model.safetensors",
+                                      TI_SOURCE_DIR "/models/titan-tiny-moe/model.safetensors",
+                                      TI_SOURCE_DIR "/models/titan-tiny-moe/golden.safetensors"};
+  for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+    FILE *f = fopen(files[i], "rb");
+    uint64_t n;
+    cr_assert(f && fread(&n, 8, 1, f) == 1);
+    json_t *root = json_loadf(f, JSON_DISABLE_EOF_CHECK, NULL), *v;
+    fclose(f);
+    cr_assert_not_null(root);
+    json_object_del(root, "__metadata__");
+    ti_checkpoint *c;
+    ti_error err = {0};
+    cr_assert_eq(ti_safetensors_open(files[i], &c, &err), TI_OK, "%s", err.text);
+    cr_assert_eq((size_t)c->ops->count(c), json_object_size(root));
+    ti_tensor t0, t;
+    cr_assert_eq(c->ops->at(c, 0, &t0), TI_OK);
+    const char *name, *data = t0.data;  // the first tensor's offset is 0
+    json_object_foreach(root, name, v) {
+      cr_assert_eq(ti_checkpoint_find(c, name, &t), TI_OK, "%s", name);
+      cr_assert_str_eq(ti_dtype_name(t.dtype), json_string_value(json_object_get(v, "dtype")));
+      const json_t *shape = json_object_get(v, "shape"), *offsets = json_object_get(v, "data_offsets");
+      cr_assert_eq((size_t)t.n_dim, json_array_size(shape));
+      for (int d = 0; d < t.n_dim; d++) cr_assert_eq(t.shape[d], json_integer_value(json_array_get(shape, (size_t)d)));
+      cr_assert_eq((const char *)t.data - data, json_integer_value(json_array_get(offsets, 0)), "%s", name);
+      cr_assert_eq((const char *)t.data + t.bytes - data, json_integer_value(json_array_get(offsets, 1)), "%s", name);
+    }
+    ti_checkpoint_close(c);
+    json_decref(root);
+  }
 }
 
 static char dir[] = "/tmp/ti_safetensors_XXXXXX";
