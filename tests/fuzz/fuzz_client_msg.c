@@ -4,6 +4,7 @@
 
 #include "proto/wire.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const ti_wire_limits lim = {.vocab = 1000, .max_context = 256};
   ti_arena arena;

@@ -5,6 +5,7 @@
 
 #include "proto/wire.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const ti_wire_limits lim = {.n_rank = 8, .n_slot = 16, .n_page = 64, .vocab = 1000, .max_rows = 64, .max_context = 256};
   ti_arena a, b;
