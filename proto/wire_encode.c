@@ -16,8 +16,9 @@ typedef struct writer {
 } writer;
 
 static void settle(writer *w) {
-  uint8_t *start = (uint8_t *)w->buf->data + w->buf->len;
-  if (w->at && w->at > start) ti_buf_commit(w->buf, (size_t)(w->at - start));
+  if (!w->at) return;  // nothing reserved yet: the buffer may have no memory
+  const size_t used = (size_t)(w->at - (uint8_t *)w->buf->data) - w->buf->len;
+  if (used) ti_buf_commit(w->buf, used);
 }
 
 static bool need_slow(writer *w, size_t n) {
