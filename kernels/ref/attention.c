@@ -65,7 +65,8 @@ static void attend(const ti_attention_args *a, const ref_span *span, int head, c
     if (!ref_span_has(span, p)) continue;
     int slot;
     const float e = expf(score(a, span, p, head, q) - max);
-    load_head(a->layout, ref_kv_page(a->kv, a->layout, a->layer, a->batch, span->seq, p, &slot), true, head, slot, v);
+    const uint8_t *page = ref_kv_page(a->kv, a->layout, a->layer, a->batch, span->seq, p, &slot);
+    load_head(a->layout, page, true, head, slot, v);
     sum += e;
     for (int i = 0; i < dim; i++) out[i] += e * v[i];
   }
