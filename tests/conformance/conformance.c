@@ -1,0 +1,170 @@
+// The harness behind conformance.h.
+#include "conformance.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "base/rng.h"
+
+static const char *const backend_names[] = {"ref", "cpu-avx2", "cpu-avx512", "cuda"};
+enum { N_NAME = sizeof backend_names / sizeof *backend_names };
+
+const cf_tolerance cf_tolerances[CF_TOL_COUNT] = {
+    [CF_GEMM] = {0x1p-24, 1e-30},    // times cf_gemm_growth(k) times sum |x w|
+    [CF_NORM] = {4e-6, 1e-7},        // of |x inv w|; the sum of squares is fp32
+    [CF_ROPE] = {2e-6, 1e-7},        // of |u| + |v|
+    [CF_SILU] = {2e-6, 1e-7},        // of |silu(g) u|
+    [CF_ATTENTION] = {2e-5, 1e-7},   // of the largest |v| attended
+    [CF_ROUTER] = {1e-5, 1e-7},      // of the weight
+    [CF_UNPERMUTE] = {1e-6, 1e-30},  // of sum |w y|
+    [CF_LOGPROB] = {2e-6, 2e-5},     // of the log-probability
+    [CF_LOGIT] = {1e-6, 1e-6},       // of the logit
+};
+
+const ti_kernels *cf_backend(int i) {
+  for (int n = 0; n < N_NAME; n++) {
+    const ti_kernels *k = ti_kernels_find(backend_names[n]);
+    if (k && i-- == 0) return k;
+  }
+  return NULL;
+}
+
+const ti_kernels *cf_next(const ti_kernels *k) {
+  for (int i = 0; cf_backend(i); i++) {
+    if (cf_backend(i) == k) return cf_backend(i + 1);
+  }
+  return NULL;
+}
+
+cf_dev *cf_open(const ti_kernels *k, ti_act_quant q, int threads) {
+  cf_dev *d = calloc(1, sizeof *d);
+  cr_assert(d);
+  d->k = k;
+  ti_error err = {0};
+  const ti_dev_options o = {.threads = threads, .act_quant = q, .deterministic = true};
+  cr_assert_eq(k->open(&o, &d->d, &err), TI_OK, "%s: open: %s", k->name, err.text);
+  cf_ok(d, "reserve", k->reserve(d->d, CF_MAX_ROW, CF_MAX_K, 1024, CF_MAX_VOCAB));
+  return d;
+}
+
+void cf_reset(cf_dev *d) {
+  for (int i = 0; i < d->n_device; i++) d->k->free(d->d, d->device[i]);
+  for (int i = 0; i < d->n_host; i++) free(d->host[i]);
+  d->n_device = d->n_host = 0;
+}
+
+void cf_close(cf_dev *d) {
+  cf_reset(d);
+  d->k->close(d->d);
+  free(d->device);
+  free(d->host);
+  free(d);
+}
+
+static void keep(void ***list, int *n, void *p) {
+  if ((*n & (*n - 1)) == 0) {  // 0, 1, 2, 4, ..: room for twice as many
+    *list = realloc(*list, sizeof **list * (size_t)(*n ? 2 * *n : 1));
+    cr_assert(*list);
+  }
+  (*list)[(*n)++] = p;
+}
+
+void *cf_host(cf_dev *d, size_t bytes) {
+  void *p = calloc(1, bytes ? bytes : 1);
+  cr_assert(p);
+  keep(&d->host, &d->n_host, p);
+  return p;
+}
+
+void cf_put(cf_dev *d, void *dst, const void *host, size_t bytes) { cf_ok(d, "upload", d->k->upload(d->d, dst, host, bytes)); }
+
+void *cf_up(cf_dev *d, const void *host, size_t bytes) {
+  void *p = d->k->alloc(d->d, bytes ? bytes : 1);
+  cr_assert(p, "%s: alloc(%zu)", d->k->name, bytes);
+  cr_assert_eq((uintptr_t)p % 64, 0, "%s: alloc is not 64-byte aligned", d->k->name);
+  keep(&d->device, &d->n_device, p);
+  cf_put(d, p, host, bytes);
+  return p;
+}
+
+void cf_down(cf_dev *d, void *host, const void *src, size_t bytes) {
+  cf_ok(d, "download", d->k->download(d->d, host, src, bytes));
+  cf_ok(d, "sync", d->k->sync(d->d));
+}
+
+static uint32_t draw(uint64_t seed, uint64_t i, uint32_t which) {
+  const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, ctr[4] = {(uint32_t)i, (uint32_t)(i >> 32), which, 77};
+  uint32_t out[4];
+  ti_philox4x32(key, ctr, out);
+  return out[0];
+}
+
+float *cf_floats(cf_dev *d, size_t n, uint64_t seed, float spread) {
+  float *x = cf_host(d, n * sizeof *x);
+  for (size_t i = 0; i < n; i++) {  // the sum of three uniforms: near enough to a normal one
+    const float u = ti_u32_to_unit(draw(seed, i, 0)) + ti_u32_to_unit(draw(seed, i, 1)) + ti_u32_to_unit(draw(seed, i, 2)) - 1.5f;
+    x[i] = 2.0f * u * spread;
+    if (d->k->act == TI_BF16) x[i] = ti_bf16_to_f32(ti_f32_to_bf16(x[i]));
+  }
+  return x;
+}
+
+int32_t *cf_ints(cf_dev *d, size_t n, uint64_t seed, int32_t below) {
+  int32_t *x = cf_host(d, n * sizeof *x);
+  for (size_t i = 0; i < n; i++) x[i] = (int32_t)(draw(seed, i, 3) % (uint32_t)below);
+  return x;
+}
+
+void *cf_up_act(cf_dev *d, const float *host, size_t n) {
+  if (d->k->act == TI_F32) return cf_up(d, host, n * sizeof *host);
+  uint16_t *h = cf_host(d, n * sizeof *h);
+  for (size_t i = 0; i < n; i++) h[i] = ti_f32_to_bf16(host[i]);
+  return cf_up(d, h, n * sizeof *h);
+}
+
+static float *nans(cf_dev *d, size_t n) {
+  float *x = cf_host(d, n * sizeof *x);
+  for (size_t i = 0; i < n; i++) x[i] = NAN;
+  return x;
+}
+void *cf_out_act(cf_dev *d, size_t n) { return cf_up_act(d, nans(d, n), n); }
+void *cf_out_f32(cf_dev *d, size_t n) { return cf_up(d, nans(d, n), n * sizeof(float)); }
+
+float *cf_down_f32(cf_dev *d, const void *src, size_t n) {
+  float *x = cf_host(d, n * sizeof *x);
+  cf_down(d, x, src, n * sizeof *x);
+  return x;
+}
+
+float *cf_down_act(cf_dev *d, const void *src, size_t n) {
+  if (d->k->act == TI_F32) return cf_down_f32(d, src, n);
+  uint16_t *h = cf_host(d, n * sizeof *h);
+  float *x = cf_host(d, n * sizeof *x);
+  cf_down(d, h, src, n * sizeof *h);
+  for (size_t i = 0; i < n; i++) x[i] = ti_bf16_to_f32(h[i]);
+  return x;
+}
+
+// In any order of summation the worst case is k; rounding errors of random sign grow with the root, and 8 covers the short sums.
+double cf_gemm_growth(int64_t k) { return 8.0 + 2.0 * sqrt((double)k); }
+
+void cf_close_to(const cf_dev *d, const char *what, cf_tol tol, const float *got, const double *want, const double *magnitude, size_t n) {
+  const cf_tolerance t = cf_tolerances[tol];
+  const double act = d->k->act == TI_BF16 ? 0x1p-7 : 0.0;
+  for (size_t i = 0; i < n; i++) {
+    const double limit = t.rel * (magnitude ? magnitude[i] : fabs(want[i])) + t.abs + act * (tol == CF_ATTENTION ? magnitude[i] : fabs(want[i]));
+    if (isinf(want[i]) && (double)got[i] == want[i]) continue;
+    cr_assert(fabs((double)got[i] - want[i]) <= limit, "%s: %s: element %zu of %zu is %.9g, want %.9g +- %.3g", d->k->name, what, i, n,
+              (double)got[i], want[i], limit);
+  }
+}
+
+void cf_same_bits(const cf_dev *d, const char *what, const void *got, const void *want, size_t bytes) {
+  const unsigned char *g = got, *w = want;
+  for (size_t i = 0; i < bytes; i++) cr_assert(g[i] == w[i], "%s: %s: byte %zu of %zu is %02x, want %02x", d->k->name, what, i, bytes, g[i], w[i]);
+}
+
+void cf_ok(const cf_dev *d, const char *what, ti_status st) { cr_assert(st == TI_OK, "%s: %s: %s", d->k->name, what, ti_status_text(st)); }
