@@ -273,22 +273,14 @@ static void filters_once(cf_dev *d, int n, const ti_sample_params *base) {
 Test(sample, filters_and_draws_are_those_of_a_sort) {
   static const int vocabs[] = {1, 3, 17, 129, 1000, 4096};
   static const float forms[][4] = {// temperature, top_k, top_p, min_p
-                                   {1, 0, 1, 0},
-                                   {0.7f, 0, 1, 0},
-                                   {1, 1, 1, 0},
-                                   {1, 5, 1, 0},
-                                   {1, 50, 1, 0},
-                                   {1, 0, 0.9f, 0},
-                                   {1.5f, 0, 0.5f, 0},
-                                   {1, 0, 0.01f, 0},
-                                   {1, 0, 1, 0.1f},
-                                   {2, 40, 0.95f, 0.05f},
-                                   {1, 100000, 0.9f, 1.0f}};
+                                   {1, 0, 1, 0},     {0.7f, 0, 1, 0}, {1, 1, 1, 0},          {1, 5, 1, 0},
+                                   {1, 50, 1, 0},    {1, 3, 0.5f, 0}, {1, 0, 0.9f, 0},       {1.5f, 0, 0.5f, 0},
+                                   {1, 0, 0.01f, 0}, {1, 0, 1, 0.1f}, {2, 40, 0.95f, 0.05f}, {1, 100000, 0.9f, 1.0f}};
   CF_EACH_BACKEND(k) {
     CF_SKIP_WITHOUT(k, sample)
     for (int threads = 1; threads <= 3; threads += 2) {
       cf_dev *d = cf_open(k, TI_ACT_NONE, threads);
-      for (int f = 0; f < 11; f++) {
+      for (int f = 0; f < 12; f++) {
         for (int i = 0; i < 6; i++, cf_reset(d)) {
           ti_sample_params p = plain;
           p.temperature = forms[f][0];
