@@ -49,8 +49,8 @@ float *cf_down_act(cf_dev *d, const void *src, size_t n);
 float *cf_down_f32(cf_dev *d, const void *src, size_t n);
 
 // ---- tolerances ----
-// |got - want| <= rel * magnitude + abs, magnitude being |want| unless the test knows the sum of absolute addends. With bf16 activations 2^-8 |want|
-// and 2^-8 of the magnitude's typical rounding come on top (docs/numerics.md derives the numbers).
+// |got - want| <= rel * magnitude + abs, magnitude being |want| unless the test knows better. With bf16 activations 2^-7 |want| (attention: of the
+// magnitude) comes on top. docs/numerics.md says where the numbers come from.
 typedef enum cf_tol { CF_GEMM, CF_NORM, CF_ROPE, CF_SILU, CF_ATTENTION, CF_ROUTER, CF_UNPERMUTE, CF_LOGPROB, CF_LOGIT, CF_TOL_COUNT } cf_tol;
 typedef struct cf_tolerance {
   double rel, abs;
