@@ -95,18 +95,17 @@ void cf_down(cf_dev *d, void *host, const void *src, size_t bytes) {
   cf_ok(d, "sync", d->k->sync(d->d));
 }
 
-static uint32_t draw(uint64_t seed, uint64_t i, uint32_t which) {
-  const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, ctr[4] = {(uint32_t)i, (uint32_t)(i >> 32), which, 77};
-  uint32_t out[4];
+static void draw(uint64_t seed, uint64_t i, uint32_t out[4]) {
+  const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, ctr[4] = {(uint32_t)i, (uint32_t)(i >> 32), 0, 77};
   ti_philox4x32(key, ctr, out);
-  return out[0];
 }
 
 float *cf_floats(cf_dev *d, size_t n, uint64_t seed, float spread) {
   float *x = cf_host(d, n * sizeof *x);
   for (size_t i = 0; i < n; i++) {  // the sum of three uniforms: near enough to a normal one
-    const float u = ti_u32_to_unit(draw(seed, i, 0)) + ti_u32_to_unit(draw(seed, i, 1)) + ti_u32_to_unit(draw(seed, i, 2)) - 1.5f;
-    x[i] = 2.0f * u * spread;
+    uint32_t r[4];
+    draw(seed, i, r);
+    x[i] = 2.0f * (ti_u32_to_unit(r[0]) + ti_u32_to_unit(r[1]) + ti_u32_to_unit(r[2]) - 1.5f) * spread;
     if (d->k->act == TI_BF16) x[i] = ti_bf16_to_f32(ti_f32_to_bf16(x[i]));
   }
   return x;
@@ -114,7 +113,11 @@ float *cf_floats(cf_dev *d, size_t n, uint64_t seed, float spread) {
 
 int32_t *cf_ints(cf_dev *d, size_t n, uint64_t seed, int32_t below) {
   int32_t *x = cf_host(d, n * sizeof *x);
-  for (size_t i = 0; i < n; i++) x[i] = (int32_t)(draw(seed, i, 3) % (uint32_t)below);
+  for (size_t i = 0; i < n; i++) {
+    uint32_t r[4];
+    draw(seed, i, r);
+    x[i] = (int32_t)(r[3] % (uint32_t)below);
+  }
   return x;
 }
 

@@ -47,9 +47,9 @@ Test(attention, matches_fp64_over_head_shapes) {
 }
 
 Test(attention, absorbed_mla_matches_fp64) {
-  static const int heads[] = {1, 3, 4, 9};
+  static const int heads[] = {1, 4, 9};
   CF_EACH_BACKEND(k) {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 3; i++) {
       cf_case c = mla;
       c.n_head = heads[i];
       check_all_types(k, "mla_attention", c);
@@ -121,7 +121,7 @@ static void same_as(const ti_kernels *k, const char *what, const cf_case *base, 
   cf_close(e);
 }
 
-static const cf_seq prompts[] = {{.id = 1, .past = 0, .rows = 100}, {.id = 2, .past = 37, .rows = 30}, {.id = 3, .past = 200, .rows = 1}};
+static const cf_seq prompts[] = {{.id = 1, .past = 0, .rows = 70}, {.id = 2, .past = 37, .rows = 20}, {.id = 3, .past = 150, .rows = 1}};
 
 static cf_case variant(int i) {  // 6 of them: two kinds, three cache types
   cf_case c = i / 3 ? mla : gqa;
@@ -145,7 +145,7 @@ Test(attention, page_size_does_not_change_the_bits) {
 }
 
 Test(attention, chunked_and_whole_prefill_have_the_same_bits) {
-  static const int splits[] = {1, 7, 16, 64};
+  static const int splits[] = {1, 7, 16, 33};
   CF_EACH_BACKEND(k) {
     for (int i = 0; i < 6; i++) {
       const cf_case base = variant(i);
