@@ -95,8 +95,9 @@ enum {
   TI_TOK_CONTINUE = 2,      // what comes continues a text: a SentencePiece-style tokenizer's leading space is kept
 };
 
-// Appends the text of ids[n]: valid UTF-8, bytes that form none are U+FFFD. TI_ERR_RANGE names the first id outside the vocabulary;
-// TI_ERR_FULL, TI_ERR_NOMEM from out, whose length is then as before.
+// Appends the text of ids[n]: valid UTF-8; bytes that form none are U+FFFD, one a maximal ill-formed part (for byte-fallback tokens the
+// reference replaces the whole run of them, the well-formed part too; that cannot be done while streaming). TI_ERR_RANGE names the first id outside
+// the vocabulary; TI_ERR_FULL, TI_ERR_NOMEM from out, whose length is then as before.
 ti_status ti_tokenizer_decode(const ti_tokenizer *t, const int32_t *ids, size_t n, unsigned flags, ti_buf *out, ti_error *err) TI_MUST_CHECK;
 
 // Incremental decoding. The sum of what push and finish append equals ti_tokenizer_decode of the same ids; every append is whole characters.
