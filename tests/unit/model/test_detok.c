@@ -5,7 +5,8 @@
 #include "tok_json.h"
 
 static ti_tokenizer *bytes_tokenizer(void) {
-  static const char *const merges[] = {"\xC3\xA6 \xC4\xB9", NULL};  // bytes E6 97, two thirds of U+65E5
+  // 256: bytes E6 97, two thirds of U+65E5; 258: F0 9F 98, three quarters of U+1F600
+  static const char *const merges[] = {"\xC3\xA6 \xC4\xB9", "\xC3\xB0 \xC5\x81", "\xC3\xB0\xC5\x81 \xC4\xBA", NULL};
   ti_buf b;
   ti_error err = {0};
   ti_tokenizer *t = NULL;
@@ -22,6 +23,7 @@ Test(detok, holds_back_partial_characters) {
   ti_buf_init(&out, 100);
   ti_detok_init(&d, t, 0);
   cr_expect_eq(ti_tokenizer_piece(t, 256).n, 2);
+  cr_expect_eq(ti_tokenizer_piece(t, 258).n, 3);
   cr_expect_eq(ti_detok_push(&d, 'a', &out), TI_OK);
   cr_expect_eq(ti_detok_push(&d, 256, &out), TI_OK);
   cr_expect_str_eq(ti_buf_str(&out), "a");
@@ -37,6 +39,20 @@ Test(detok, holds_back_partial_characters) {
   cr_expect_str_eq(ti_buf_str(&out),
                    "a\xE6\x97\xA5\xEF\xBF\xBD"
                    "b\xEF\xBF\xBD");
+  ti_buf_fini(&out);
+  ti_tokenizer_destroy(t);
+}
+
+Test(detok, holds_back_three_bytes_of_one_token) {
+  ti_tokenizer *t = bytes_tokenizer();
+  ti_detok d;
+  ti_buf out;
+  ti_buf_init(&out, 100);
+  ti_detok_init(&d, t, 0);
+  cr_expect_eq(ti_detok_push(&d, 258, &out), TI_OK);
+  cr_expect_eq(out.len, 0);
+  cr_expect_eq(ti_detok_push(&d, 0x80, &out), TI_OK);
+  cr_expect_str_eq(ti_buf_str(&out), "\xF0\x9F\x98\x80");
   ti_buf_fini(&out);
   ti_tokenizer_destroy(t);
 }
@@ -69,7 +85,7 @@ Test(detok, random_bytes_equal_lossy_decoding_at_once) {
     for (int i = 0; i < 4; i++) ti_buf_reset(all[i]);
     for (int i = 0; i < 12; i++) {
       x = x * 1664525u + 1013904223u;
-      ids[i] = x >> 28 == 0 ? 256 : common[x >> 24 & 15];
+      ids[i] = x >> 28 < 2 ? 256 + 2 * (int32_t)(x >> 28) : common[x >> 24 & 15];
       ti_tok_text p = ti_tokenizer_piece(t, ids[i]);
       ti_buf_append(&raw, p.s, p.n);
       cr_assert_eq(ti_detok_push(&d, ids[i], &out), TI_OK);

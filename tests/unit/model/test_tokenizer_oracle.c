@@ -90,7 +90,7 @@ static void compare_case(int letters) {
   bpe_case *c = malloc(sizeof *c);
   make_case(c, letters);
   ti_tokenizer *t = from_case(c);
-  for (int round = 0; round < 300; round++) {
+  for (int round = 0; round < 100; round++) {
     char text[TEXT * 3 + 1] = "", got[512], want[512];
     int n = (int)rnd(TEXT);
     size_t len = 0;
@@ -147,7 +147,7 @@ Test(tokenizer_oracle, nfc_equals_utf8proc) {
   ti_ids_init(&ids, 10000);
   ti_buf_init(&back, 10000);
   state = 7;
-  for (int round = 0; round < 20000; round++) {
+  for (int round = 0; round < 6000; round++) {
     char text[256];
     size_t n = 0;
     for (unsigned i = 0, m = 1 + rnd(12); i < m; i++) n += (size_t)utf8proc_encode_char(random_char(), (utf8proc_uint8_t *)text + n);
