@@ -43,8 +43,8 @@ ti_status ti_ids_push(ti_ids *ids, int32_t id) TI_MUST_CHECK;  // TI_ERR_FULL be
 // ---- loading ----
 
 // path is a folder with tokenizer.json (and, where there: tokenizer_config.json, special_tokens_map.json, generation_config.json, which say
-// bos, eos, pad and whether a BOS is added) or the tokenizer.json itself. Errors: TI_ERR_IO, TI_ERR_FORMAT, TI_ERR_RANGE, TI_ERR_UNSUPPORTED,
-// TI_ERR_NOMEM; the text names the file, the field and the value. The caller destroys *out.
+// bos, eos, pad and whether a BOS is added) or the tokenizer.json itself. Errors: TI_ERR_NOTFOUND, TI_ERR_IO, TI_ERR_FORMAT, TI_ERR_RANGE,
+// TI_ERR_UNSUPPORTED, TI_ERR_NOMEM; the text names the file, the field and the value. The caller destroys *out.
 ti_status ti_tokenizer_load(const char *path, ti_tokenizer **out, ti_error *err) TI_MUST_CHECK;
 // From the text of a tokenizer.json alone: bos, eos and pad stay unknown unless its post-processor names them.
 ti_status ti_tokenizer_create(const char *json, size_t n, ti_tokenizer **out, ti_error *err) TI_MUST_CHECK;
