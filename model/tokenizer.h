@@ -43,8 +43,8 @@ ti_status ti_ids_push(ti_ids *ids, int32_t id) TI_MUST_CHECK;  // TI_ERR_FULL be
 // ---- loading ----
 
 // path is a folder with tokenizer.json (and, where there: tokenizer_config.json, special_tokens_map.json, generation_config.json, which say
-// bos, eos, pad and whether a BOS is added) or the tokenizer.json itself. Errors: TI_ERR_IO, TI_ERR_FORMAT, TI_ERR_RANGE, TI_ERR_UNSUPPORTED,
-// TI_ERR_NOMEM; the text names the file, the field and the value. The caller destroys *out.
+// bos, eos, pad and whether a BOS is added) or the tokenizer.json itself. Errors: TI_ERR_NOTFOUND, TI_ERR_IO, TI_ERR_FORMAT, TI_ERR_RANGE,
+// TI_ERR_UNSUPPORTED, TI_ERR_NOMEM; the text names the file, the field and the value. The caller destroys *out.
 ti_status ti_tokenizer_load(const char *path, ti_tokenizer **out, ti_error *err) TI_MUST_CHECK;
 // From the text of a tokenizer.json alone: bos, eos and pad stay unknown unless its post-processor names them.
 ti_status ti_tokenizer_create(const char *json, size_t n, ti_tokenizer **out, ti_error *err) TI_MUST_CHECK;
@@ -95,8 +95,9 @@ enum {
   TI_TOK_CONTINUE = 2,      // what comes continues a text: a SentencePiece-style tokenizer's leading space is kept
 };
 
-// Appends the text of ids[n]: valid UTF-8, bytes that form none are U+FFFD. TI_ERR_RANGE names the first id outside the vocabulary;
-// TI_ERR_FULL, TI_ERR_NOMEM from out, whose length is then as before.
+// Appends the text of ids[n]: valid UTF-8; bytes that form none are U+FFFD, one a maximal ill-formed part (for byte-fallback tokens the
+// reference replaces the whole run of them, the well-formed part too; that cannot be done while streaming). TI_ERR_RANGE names the first id outside
+// the vocabulary; TI_ERR_FULL, TI_ERR_NOMEM from out, whose length is then as before.
 ti_status ti_tokenizer_decode(const ti_tokenizer *t, const int32_t *ids, size_t n, unsigned flags, ti_buf *out, ti_error *err) TI_MUST_CHECK;
 
 // Incremental decoding. The sum of what push and finish append equals ti_tokenizer_decode of the same ids; every append is whole characters.

@@ -105,8 +105,7 @@ ti_status ti_tok_bpe_finish(ti_tokenizer *t, ti_error *err) {
   if (!b->ignore_merges) return TI_OK;
   if (ti_tok_index_init(&b->whole, v->n) != TI_OK) return ti_error_set(err, TI_ERR_NOMEM, "ignore_merges: out of memory");
   for (uint32_t i = 0; i < v->n; i++) {
-    ti_tok_text p = ti_tok_blob_get(&t->piece, i);
-    if (v->flags[i] == TOK_PRESENT && p.n > 0) ti_tok_index_put(&b->whole, &t->piece, i, p.s, p.n);
+    if (v->flags[i] == TOK_PRESENT && ti_tok_blob_get(&t->piece, i).n > 0) ti_tok_index_put(&b->whole, &t->piece, i);
   }
   return TI_OK;
 }
@@ -245,8 +244,8 @@ static ti_status encode_chunk(const ti_tokenizer *t, ti_tok_scratch *s, const ch
   tok_cached *c = n > 0 && n <= CACHE_KEY ? cache_slot(s, p, n) : NULL;
   if (c && c->n_key == n && memcmp(c->key, p, n) == 0) return push_all(out, c->ids, c->n_ids);
   if (b->ignore_merges) {
-    uint32_t id = ti_tok_index_put((tok_index *)&b->whole, &t->piece, UINT32_MAX, p, n);
-    if (id != UINT32_MAX) return ti_ids_push(out, (int32_t)id);
+    int32_t id = ti_tok_index_find(&b->whole, &t->piece, p, n);
+    if (id >= 0) return ti_ids_push(out, id);
   }
   ti_status st = syms_reserve(s, n);
   if (st != TI_OK) return st;

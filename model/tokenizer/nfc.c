@@ -1,5 +1,8 @@
 // Unicode normalization form C: decompose, order combining marks, compose. The tables are utf8proc's; the ordering is our own, because
 // utf8proc's is an insertion sort: quadratic on a long run of marks, which user text may hold.
+//
+// A text is worked on in runs. Before an ASCII character it can always be cut (a starter that composes with nothing before it), and only the
+// last ASCII character before others can change:   "plain ascii e" | "e\u0301" | " and on"   so ASCII is copied as it is.
 #include <stdlib.h>
 #include <utf8proc.h>
 
@@ -7,9 +10,8 @@
 #include "model/tokenizer/tok_priv.h"
 #include "model/tokenizer/utf8.h"
 
-enum {
-  MAX_DECOMPOSED = 4
-};  // no character's full canonical decomposition is longer (Unicode's stability policy); two bytes or more hold such a character
+// No character's full canonical decomposition is longer (Unicode's stability policy), and one that has any takes two bytes or more.
+enum { MAX_DECOMPOSED = 4 };
 
 static unsigned class_of(int32_t cp) { return cp < 0x300 ? 0 : (unsigned)utf8proc_get_property(cp)->combining_class; }
 
@@ -61,21 +63,54 @@ static size_t decompose(const char *s, size_t n, int32_t *cps) {
   return m;
 }
 
-ti_status ti_tok_nfc(ti_buf *out, const char *s, size_t n) {
-  size_t bytes;
-  if (!ti_size_mul(n + 2, 2 * sizeof(int32_t), &bytes)) return TI_ERR_NOMEM;
-  int32_t *cps = malloc(bytes), *tmp = malloc(bytes);
-  ti_status st = cps && tmp ? TI_OK : TI_ERR_NOMEM;
-  if (st == TI_OK) {
-    size_t m = decompose(s, n, cps);
-    order_marks(cps, m, tmp);
-    utf8proc_ssize_t c = utf8proc_normalize_utf32(cps, (utf8proc_ssize_t)m, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    for (utf8proc_ssize_t i = 0; i < c && st == TI_OK; i++) {
-      char u[4];
-      st = ti_buf_append(out, u, ti_utf8_put((uint32_t)cps[i], u));
-    }
+typedef struct work {
+  int32_t *cps, *tmp;  // [cap]
+  size_t cap;
+} work;
+
+static ti_status reserve(work *w, size_t n) {
+  size_t cap = n + n / 2 + 64, bytes;
+  if (n <= w->cap) return TI_OK;
+  if (!ti_size_mul(cap, sizeof(int32_t), &bytes)) return TI_ERR_NOMEM;
+  free(w->cps);
+  free(w->tmp);
+  w->cps = malloc(bytes);
+  w->tmp = malloc(bytes);
+  w->cap = w->cps && w->tmp ? cap : 0;
+  return w->cap ? TI_OK : TI_ERR_NOMEM;
+}
+
+static ti_status compose_run(work *w, const char *s, size_t n, ti_buf *out) {
+  ti_status st = reserve(w, 2 * n + MAX_DECOMPOSED);
+  if (st != TI_OK) return st;
+  size_t m = decompose(s, n, w->cps);
+  order_marks(w->cps, m, w->tmp);
+  utf8proc_ssize_t c = utf8proc_normalize_utf32(w->cps, (utf8proc_ssize_t)m, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+  for (utf8proc_ssize_t i = 0; i < c && st == TI_OK; i++) {
+    char u[4];
+    st = ti_buf_append(out, u, ti_utf8_put((uint32_t)w->cps[i], u));
   }
-  free(cps);
-  free(tmp);
+  return st;
+}
+
+ti_status ti_tok_nfc(ti_buf *out, const char *s, size_t n) {
+  work w = {0};
+  ti_status st = TI_OK;
+  for (size_t at = 0; at < n && st == TI_OK;) {
+    size_t from = at, to;
+    while (from < n && (unsigned char)s[from] < 0xCC) from++;  // below U+0300 everything is a starter and its own NFC
+    if (from == n) {
+      st = ti_buf_append(out, s + at, n - at);
+      break;
+    }
+    if (from > at) from--;                                                // the character before may take a mark:
+    while (from > at && ((unsigned char)s[from] & 0xC0) == 0x80) from--;  // its first byte
+    for (to = from + 1; to < n && (unsigned char)s[to] >= 0x80;) to++;
+    st = ti_buf_append(out, s + at, from - at);
+    if (st == TI_OK) st = compose_run(&w, s + from, to - from, out);
+    at = to;
+  }
+  free(w.cps);
+  free(w.tmp);
   return st;
 }

@@ -44,8 +44,9 @@ void ti_tok_vocab_fini(tok_vocab *v);
 int32_t ti_tok_vocab_find(const tok_vocab *v, const char *s, size_t n);  // -1: none
 ti_tok_text ti_tok_blob_get(const tok_blob *b, uint32_t i);
 ti_status ti_tok_index_init(tok_index *x, uint32_t n_items);
-// The item equal to s[n], else adds item i (i < UINT32_MAX) and returns it; i == UINT32_MAX only looks and returns UINT32_MAX when absent.
-uint32_t ti_tok_index_put(tok_index *x, const tok_blob *b, uint32_t i, const char *s, size_t n);
+// Adds item i unless an equal one is there; returns the one that is in the set now.
+uint32_t ti_tok_index_put(tok_index *x, const tok_blob *b, uint32_t i);
+int32_t ti_tok_index_find(const tok_index *x, const tok_blob *b, const char *s, size_t n);  // -1: none
 static inline uint64_t ti_tok_mix(uint64_t x) {
   x ^= x >> 32;
   x *= 0xd6e8feb86659fd93u;

@@ -27,17 +27,23 @@ ti_status ti_tok_index_init(tok_index *x, uint32_t n_items) {
   return TI_OK;
 }
 
-uint32_t ti_tok_index_put(tok_index *x, const tok_blob *b, uint32_t i, const char *s, size_t n) {
+// The slot of the item equal to s[n], or the free one where it belongs.
+static uint32_t *slot_of(const tok_index *x, const tok_blob *b, const char *s, size_t n) {
   for (uint32_t at = (uint32_t)hash_bytes(s, n) & x->mask;; at = (at + 1) & x->mask) {
-    uint32_t there = x->slots[at];
-    if (!there) {
-      if (i != UINT32_MAX) x->slots[at] = i + 1;
-      return i;
-    }
-    ti_tok_text t = ti_tok_blob_get(b, there - 1);
-    if (t.n == n && memcmp(t.s, s, n) == 0) return there - 1;
+    if (!x->slots[at]) return &x->slots[at];
+    ti_tok_text t = ti_tok_blob_get(b, x->slots[at] - 1);
+    if (t.n == n && memcmp(t.s, s, n) == 0) return &x->slots[at];
   }
 }
+
+uint32_t ti_tok_index_put(tok_index *x, const tok_blob *b, uint32_t i) {
+  ti_tok_text t = ti_tok_blob_get(b, i);
+  uint32_t *slot = slot_of(x, b, t.s, t.n);
+  if (!*slot) *slot = i + 1;
+  return *slot - 1;
+}
+
+int32_t ti_tok_index_find(const tok_index *x, const tok_blob *b, const char *s, size_t n) { return (int32_t)*slot_of(x, b, s, n) - 1; }
 
 static ti_status fill_blob(tok_vocab *v, const ti_tok_text *items, const uint8_t *flags) {
   size_t total = 0;
@@ -65,7 +71,7 @@ ti_status ti_tok_vocab_init(tok_vocab *v, const ti_tok_text *items, const uint8_
   for (uint32_t i = 0; i < n; i++) {
     if (!flags[i]) continue;
     ti_tok_text t = ti_tok_blob_get(&v->spell, i);
-    uint32_t first = ti_tok_index_put(&v->index, &v->spell, i, t.s, t.n);
+    uint32_t first = ti_tok_index_put(&v->index, &v->spell, i);
     if (first != i) return ti_error_set(err, TI_ERR_FORMAT, "token \"%.*s\" has two ids, %u and %u", (int)(t.n < 64 ? t.n : 64), t.s, first, i);
   }
   return TI_OK;
@@ -79,10 +85,7 @@ void ti_tok_vocab_fini(tok_vocab *v) {
   *v = (tok_vocab){0};
 }
 
-int32_t ti_tok_vocab_find(const tok_vocab *v, const char *s, size_t n) {
-  uint32_t i = ti_tok_index_put((tok_index *)&v->index, &v->spell, UINT32_MAX, s, n);
-  return i == UINT32_MAX ? -1 : (int32_t)i;
-}
+int32_t ti_tok_vocab_find(const tok_vocab *v, const char *s, size_t n) { return ti_tok_index_find(&v->index, &v->spell, s, n); }
 
 void ti_ids_init(ti_ids *ids, size_t max_ids) { *ids = (ti_ids){.max = max_ids}; }
 
