@@ -180,20 +180,24 @@ static jj_val *find_kw(const jj_args *args, bool *used, jj_str name) {
   return NULL;
 }
 
+static bool has_param(const jj_node *m, int sym) {
+  for (uint32_t i = 0; i < m->n; i++)
+    if (m->list[i]->sym == sym) return true;
+  return false;
+}
+
 // What the parameters did not take: caller, kwargs, varargs, or an error.
 static void bind_rest(jj_run *J, const jj_node *m, const jj_args *args, bool *used) {
   int len = (int)m->name.n;
   jj_str caller = {"caller", 6};
-  bool explicit_caller = false;
-  for (uint32_t i = 0; i < m->n; i++) explicit_caller = explicit_caller || m->list[i]->sym == J->t->sym_caller;
-  if ((m->flags & JJ_F_CALLER) && !explicit_caller) {
+  if ((m->flags & JJ_F_CALLER) && !has_param(m, J->t->sym_caller)) {
     jj_val *v = find_kw(args, used, caller);
     jj_bind(J, J->t->sym_caller, v ? *v : jj_hint(J, "No caller defined"));
   }
   jj_dict *rest = jj_dict_new(J);
   for (size_t i = 0; i < args->n_kw; i++)
     if (!used[i]) jj_dict_set(J, rest, args->kw[i].key, args->kw[i].value);
-  if (m->flags & JJ_F_KWARGS) {
+  if ((m->flags & JJ_F_KWARGS) && !has_param(m, J->t->sym_kwargs)) {
     jj_bind(J, J->t->sym_kwargs, jj_of_dict(JJ_DICT, rest));
   } else if (rest->n) {
     jj_str k = rest->e[0].key.u.s;
@@ -201,7 +205,7 @@ static void bind_rest(jj_run *J, const jj_node *m, const jj_args *args, bool *us
       jj_raise(J, TI_ERR_FORMAT, "TypeError: macro '%.*s' was invoked with two values for the special caller argument", len, m->name.p);
     jj_raise(J, TI_ERR_FORMAT, "TypeError: macro '%.*s' takes no keyword argument '%.*s'", len, m->name.p, (int)k.n, k.p);
   }
-  if (m->flags & JJ_F_VARARGS) {
+  if ((m->flags & JJ_F_VARARGS) && !has_param(m, J->t->sym_varargs)) {
     jj_list *l = jj_list_new(J, 0);
     for (size_t i = m->n; i < args->n; i++) jj_list_push(J, l, args->v[i]);
     jj_bind(J, J->t->sym_varargs, jj_of_list(JJ_TUPLE, l));
@@ -299,6 +303,8 @@ static flow exec_node(jj_run *J, const jj_node *x) {
       break;
     case JJ_N_IF:
       return exec_if(J, x);
+    case JJ_N_BODY:
+      return exec_list(J, x);
     case JJ_N_FOR:
       run_loop(J, x, jj_eval(J, x->b), 0, J->scope);
       break;

@@ -10,22 +10,28 @@ static jj_val generator(jj_list *l) {
   return jj_of_list(JJ_GEN, l);
 }
 
-jj_val jj_attr_path(jj_run *J, jj_val item, jj_val path) {
+// One step of a path; an undefined result is replaced by otherwise, when that is given.
+static jj_val attr_step(jj_run *J, jj_val item, jj_val key, jj_val otherwise) {
+  jj_val v = jj_getitem(J, item, key);
+  return v.type == JJ_UNDEF && jj_given_some(otherwise) ? otherwise : v;
+}
+
+static jj_val attr_or(jj_run *J, jj_val item, jj_val path, jj_val otherwise) {
   if (path.type == JJ_NONE || path.type == JJ_MISSING) return item;
-  if (path.type != JJ_STR) return jj_getitem(J, item, path);
+  if (path.type != JJ_STR) return attr_step(J, item, path, otherwise);
   jj_str s = path.u.s;
   for (;;) {
     const char *dot = memchr(s.p, '.', s.n);
     jj_str part = {s.p, dot ? (size_t)(dot - s.p) : s.n};
     int64_t i;
-    if (jj_all(J, part, jj_is_digit) && jj_parse_int(part, 10, &i))
-      item = jj_getitem(J, item, jj_int(i));
-    else
-      item = jj_getitem(J, item, jj_strn(part.p, part.n));
+    bool number = jj_all(J, part, jj_is_digit) && jj_parse_int(part, 10, &i);
+    item = attr_step(J, item, number ? jj_int(i) : jj_strn(part.p, part.n), otherwise);
     if (!dot) return item;
     s = (jj_str){dot + 1, s.n - part.n - 1};
   }
 }
+
+jj_val jj_attr_path(jj_run *J, jj_val item, jj_val path) { return attr_or(J, item, path, (jj_val){0}); }
 
 static jj_val ignore_case(jj_run *J, jj_val v) { return v.type == JJ_STR ? jj_lower(J, v.u.s) : v; }
 
@@ -189,11 +195,6 @@ static jj_val f_slice(jj_run *J, jj_val v, jj_val *b, const jj_args *a) {
     jj_list_push(J, out, jj_of_list(JJ_LIST, row));
   }
   return generator(out);
-}
-
-static jj_val attr_or(jj_run *J, jj_val item, jj_val path, jj_val otherwise) {
-  jj_val v = jj_attr_path(J, item, path);
-  return v.type == JJ_UNDEF && jj_given_some(otherwise) ? otherwise : v;
 }
 
 static jj_val f_groupby(jj_run *J, jj_val v, jj_val *b, const jj_args *a) {

@@ -289,7 +289,7 @@ static jj_val field_value(jj_run *J, jj_str f, const jj_args *a, int64_t *automa
   jj_val v = {0};
   if (head.n == 0 || (jj_all(J, head, jj_is_digit) && jj_parse_int(head, 10, &at))) {
     if (head.n == 0) at = (*automatic)++;
-    if ((uint64_t)at >= a->n) jj_raise(J, TI_ERR_FORMAT, "IndexError: Replacement index %lld out of range for positional args tuple", (long long)at);
+    if ((uint64_t)at >= a->n) jj_raise(J, TI_ERR_FORMAT, "IndexError: tuple index out of range (replacement field %lld)", (long long)at);
     v = a->v[at];
   } else {
     for (size_t i = 0; i < a->n_kw; i++)
@@ -331,7 +331,7 @@ static void braces(jj_run *J, jj_sink *out, jj_str f, const jj_args *a, int64_t 
       open += f.p[i] == '{' ? 1 : f.p[i] == '}' ? -1 : 0;
       if (!open) break;
     }
-    if (open) jj_raise(J, TI_ERR_FORMAT, "ValueError: expected '}' before end of string");
+    if (open) jj_raise(J, TI_ERR_FORMAT, "ValueError: Single '{' encountered in format string");
     jj_str field = {f.p + from, i - from};
     size_t n = 0;
     while (n < field.n && field.p[n] != ':' && field.p[n] != '!') n++;

@@ -77,9 +77,13 @@ static jj_list *split_space(jj_run *J, jj_val self, int64_t max, bool right) {
   return l;
 }
 
-static const char *rfind(jj_str s, jj_str needle) {
-  for (size_t i = s.n >= needle.n ? s.n - needle.n + 1 : 0; i-- > 0;)
+// Backwards, a candidate at a time; what a candidate costs is charged, since the worst case is the product of the lengths.
+static const char *rfind(jj_run *J, jj_str s, jj_str needle) {
+  for (size_t i = s.n >= needle.n ? s.n - needle.n + 1 : 0; i-- > 0;) {
+    if (needle.n && s.p[i] != needle.p[0]) continue;
+    jj_work(J, needle.n);
     if (memcmp(s.p + i, needle.p, needle.n) == 0) return s.p + i;
+  }
   return NULL;
 }
 
@@ -91,7 +95,7 @@ static jj_list *split_at(jj_run *J, jj_val self, jj_str sep, int64_t max, bool r
   jj_work(J, self.u.s.n);
   while (max != 0) {
     jj_str rest = {p + at, end - at};
-    const char *hit = right ? rfind(rest, sep) : memmem(rest.p, rest.n, sep.p, sep.n);
+    const char *hit = right ? rfind(J, rest, sep) : memmem(rest.p, rest.n, sep.p, sep.n);
     if (!hit) break;
     size_t i = (size_t)(hit - p);
     if (right) {
@@ -125,7 +129,7 @@ static jj_val partition(jj_run *J, jj_val self, jj_val *b, bool right) {
   jj_str s = self.u.s, sep = jj_arg_str(J, b[0], "");
   if (sep.n == 0) jj_raise(J, TI_ERR_FORMAT, "ValueError: empty separator");
   jj_work(J, s.n);
-  const char *hit = right ? rfind(s, sep) : memmem(s.p, s.n, sep.p, sep.n);
+  const char *hit = right ? rfind(J, s, sep) : memmem(s.p, s.n, sep.p, sep.n);
   jj_list *l = jj_list_new(J, 3);
   size_t i = hit ? (size_t)(hit - s.p) : right ? 0 : s.n, j = hit ? i + sep.n : i;
   jj_list_push(J, l, jj_strn(s.p, i));
@@ -156,7 +160,7 @@ static int64_t find(jj_run *J, jj_val self, jj_val *b, bool right) {
   jj_str needle = jj_arg_str(J, b[0], ""), w = window(J, self.u.s, b + 1, &offset, &ok);
   jj_work(J, self.u.s.n);
   if (!ok) return -1;
-  const char *hit = right ? rfind(w, needle) : jj_find(J, w, needle);
+  const char *hit = right ? rfind(J, w, needle) : jj_find(J, w, needle);
   return hit ? (int64_t)jj_utf8_len(self.u.s.p, (size_t)(hit - self.u.s.p)) : -1;
 }
 METHOD(find) { return jj_int(find(J, self, b, false)); }

@@ -82,7 +82,7 @@ static jj_val int_op(jj_run *J, char op, int64_t a, int64_t b) {
       return jj_float((double)a / (double)b);
     case 'f':
     case '%':
-      if (b == 0) jj_raise(J, TI_ERR_FORMAT, "ZeroDivisionError: integer division or modulo by zero");
+      if (b == 0) jj_raise(J, TI_ERR_FORMAT, "ZeroDivisionError: %s", op == 'f' ? "integer division or modulo by zero" : "integer modulo by zero");
       if (b == -1) {  // INT64_MIN / -1 traps
         over = op == 'f' && __builtin_sub_overflow((int64_t)0, a, &r);
         break;

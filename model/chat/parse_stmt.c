@@ -16,6 +16,11 @@ static void check_target(jj_parser *P, const jj_node *x) {
   for (uint32_t i = 0; i < x->n; i++) check_target(P, x->list[i]);
 }
 
+static void check_no_loop(jj_parser *P, const jj_node *x) {
+  if (x->kind == JJ_N_NAME && x->sym == P->out->sym_loop) jj_p_fail(P, x->line, "Can't assign to special loop variable in for-loop target");
+  for (uint32_t i = 0; x->kind == JJ_N_TUPLE && i < x->n; i++) check_no_loop(P, x->list[i]);
+}
+
 static jj_node *target(jj_parser *P, bool with_tuple, const char *end) {
   jj_node *x;
   if (P->t->type == JJ_T_NAME && P->t[1].type == JJ_T_OP && P->t[1].op == '.' && P->t[2].type == JJ_T_NAME && !end) {
@@ -32,6 +37,7 @@ static jj_node *target(jj_parser *P, bool with_tuple, const char *end) {
 
 static jj_node *parse_for(jj_parser *P, jj_node *x) {
   x->a = target(P, true, "in");
+  check_no_loop(P, x->a);
   if (!jj_p_skip_name(P, "in")) jj_p_fail(P, P->t->line, "expected 'in' in a for tag");
   x->b = jj_p_tuple(P, false, false, "recursive", false);
   if (jj_p_skip_name(P, "if")) x->c = jj_p_expression(P, true);
@@ -136,8 +142,30 @@ static jj_node *parse_with(jj_parser *P, jj_node *x) {
   return x;
 }
 
-static jj_node *parse_print(jj_parser *P, jj_node *x) {
+static jj_node *parse_output(jj_parser *P, jj_node *x) {  // {{ a, b }} prints a tuple
   x->a = jj_p_tuple(P, false, true, NULL, false);
+  return x;
+}
+
+static jj_node *parse_print(jj_parser *P, jj_node *x) {  // {% print a, b %} prints a, then b
+  x->kind = JJ_N_BODY;
+  while (P->t->type != JJ_T_BLOCK_END) {
+    if (x->n) jj_p_expect_op(P, ',');
+    jj_node *one = jj_p_node(P, JJ_N_PRINT, P->t->line);
+    one->a = jj_p_expression(P, true);
+    jj_p_push(P, &x->list, &x->n, one);
+  }
+  return x;
+}
+
+static jj_node *parse_block(jj_parser *P, jj_node *x) {  // without inheritance a block is its body
+  jj_p_expect_name(P);
+  unsigned loops = P->loops;
+  P->loops = 0;
+  x->a = body_until(P, "endblock", NULL, NULL);
+  P->loops = loops;
+  P->t++;
+  if (P->t->type == JJ_T_NAME) P->t++;
   return x;
 }
 
@@ -168,6 +196,7 @@ static const struct {
     {"filter", JJ_N_FILTERBLOCK, parse_filter},
     {"with", JJ_N_WITH, parse_with},
     {"print", JJ_N_PRINT, parse_print},
+    {"block", JJ_N_SCOPE, parse_block},
     {"generation", JJ_N_SCOPE, parse_generation},
     {"break", JJ_N_BREAK, parse_loop_control},
     {"continue", JJ_N_CONTINUE, parse_loop_control},
@@ -182,8 +211,8 @@ static jj_node *statement(jj_parser *P) {
     return tags[i].parse(P, jj_p_node(P, tags[i].kind, t->line));
   }
   int n = (int)(t->text.n < 60 ? t->text.n : 60);
-  if (jj_str_is(t->text, "block") || jj_str_is(t->text, "extends") || jj_str_is(t->text, "include") || jj_str_is(t->text, "import") ||
-      jj_str_is(t->text, "from") || jj_str_is(t->text, "autoescape"))
+  if (jj_str_is(t->text, "extends") || jj_str_is(t->text, "include") || jj_str_is(t->text, "import") || jj_str_is(t->text, "from") ||
+      jj_str_is(t->text, "autoescape"))
     jj_p_fail(P, t->line, "the tag '%.*s' has no place in a chat template, which is one file", n, t->text.p);
   jj_p_fail(P, t->line, "Encountered unknown tag '%.*s'", n, t->text.p);
 }
@@ -200,7 +229,7 @@ jj_node *jj_p_body(jj_parser *P, const char *const *ends) {
       P->t++;
     } else if (t->type == JJ_T_VAR_BEGIN) {
       P->t++;
-      jj_p_push(P, &body->list, &body->n, parse_print(P, jj_p_node(P, JJ_N_PRINT, t->line)));
+      jj_p_push(P, &body->list, &body->n, parse_output(P, jj_p_node(P, JJ_N_PRINT, t->line)));
       jj_p_expect(P, JJ_T_VAR_END);
     } else if (t->type == JJ_T_BLOCK_BEGIN) {
       P->t++;
@@ -211,7 +240,12 @@ jj_node *jj_p_body(jj_parser *P, const char *const *ends) {
       jj_p_expect(P, JJ_T_BLOCK_END);
     } else {
       if (t->type != JJ_T_EOF) jj_p_fail(P, t->line, "unexpected token");
-      if (ends) jj_p_fail(P, t->line, "Unexpected end of template: the tag '%s' is missing", ends[0]);
+      const char *e0 = ends ? ends[0] : NULL, *e1 = e0 ? ends[1] : NULL, *e2 = e1 ? ends[2] : NULL;
+      if (ends)
+        jj_p_fail(P, t->line,
+                  "Unexpected end of template. Jinja was looking for the following tags: '%s'%s%s%s%s%s%s; the innermost block that needs to be "
+                  "closed began on line %d",
+                  e0, e1 ? " or '" : "", e1 ? e1 : "", e1 ? "'" : "", e2 ? " or '" : "", e2 ? e2 : "", e2 ? "'" : "", body->line);
       break;
     }
   }

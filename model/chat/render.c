@@ -87,6 +87,9 @@ _Noreturn void jj_raise(jj_run *J, ti_status st, const char *fmt, ...) {
   va_start(ap, fmt);
   vsnprintf(msg, sizeof msg, fmt, ap);
   va_end(ap);
+  if (!jj_utf8_valid(msg, strlen(msg)))  // a name was cut within a character
+    for (char *p = msg; *p; p++)
+      if ((unsigned char)*p >= 0x80) *p = '?';
   J->st = ti_error_set(J->err, st, "%s%sline %d: %s", J->t->name ? J->t->name : "", J->t->name ? ": " : "", J->line, msg);
   longjmp(J->jump, 1);
 }

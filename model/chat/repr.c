@@ -144,6 +144,9 @@ static void other_repr(jj_run *J, jj_sink *out, jj_val v) {
     case JJ_LOOP:
       jj_printf(J, out, "<LoopContext %lld/%lld>", (long long)v.u.loop->index0 + 1, (long long)jj_loop_length(J, v.u.loop));
       break;
+    case JJ_METHOD:
+      jj_printf(J, out, "<built-in method %s of %s object>", v.u.bound->func->name, jj_type_name(v.u.bound->self));
+      break;
     default:
       jj_printf(J, out, "<%s object>", jj_type_name(v));
       break;

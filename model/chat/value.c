@@ -206,8 +206,8 @@ static bool equal_dicts(jj_run *J, const jj_dict *a, const jj_dict *b) {
 bool jj_equal(jj_run *J, jj_val a, jj_val b) {
   jj_work(J, 0);
   if (jj_is_num(a) && jj_is_num(b)) {
-    if (a.type == JJ_FLOAT || b.type == JJ_FLOAT) return jj_as_float(a) == jj_as_float(b);
-    return jj_as_int(a) == jj_as_int(b);
+    if (a.type != JJ_FLOAT && b.type != JJ_FLOAT) return jj_as_int(a) == jj_as_int(b);
+    return jj_as_float(a) == jj_as_float(b);
   }
   if (a.type != b.type) return false;
   switch (a.type) {
@@ -260,7 +260,6 @@ int jj_compare(jj_run *J, jj_val a, jj_val b, const char *op) {
 bool jj_contains(jj_run *J, jj_val hay, jj_val needle) {
   jj_val v;
   if (hay.type == JJ_STR) {
-    if (needle.type == JJ_UNDEF) jj_raise_undef(J, needle.u.u);
     if (needle.type != JJ_STR) jj_raise(J, TI_ERR_FORMAT, "TypeError: 'in <string>' requires string as left operand, not %s", jj_type_name(needle));
     jj_work(J, hay.u.s.n);
     return needle.u.s.n == 0 || memmem(hay.u.s.p, hay.u.s.n, needle.u.s.p, needle.u.s.n) != NULL;
