@@ -22,17 +22,17 @@ typedef struct lex {
   char brackets[MAX_BRACKETS];
   int n_brackets;
   ti_arena *arena;
-  jj_tokens *out;
+  ti_jj_tokens *out;
   ti_error *err;
 } lex;
 
 static ti_status fail(lex *L, const char *what) { return ti_error_set(L->err, TI_ERR_FORMAT, "line %d: %s", L->line, what); }
 
-static ti_status push(lex *L, jj_token t) {
-  jj_tokens *o = L->out;
+static ti_status push(lex *L, ti_jj_token t) {
+  ti_jj_tokens *o = L->out;
   if (o->n == o->cap) {
     size_t cap = o->cap ? o->cap * 2 : 256;
-    jj_token *v = realloc(o->v, cap * sizeof *v);
+    ti_jj_token *v = realloc(o->v, cap * sizeof *v);
     if (!v) return ti_error_set(L->err, TI_ERR_NOMEM, "out of memory for the template's tokens");
     o->v = v;
     o->cap = cap;
@@ -48,7 +48,7 @@ static void advance(lex *L, size_t to) {
 static size_t skip_space(const lex *L, size_t i) {
   while (i < L->n) {
     size_t k = i;
-    if (!jj_is_space(jj_utf8_next(L->s, L->n, &k))) break;
+    if (!ti_jj_is_space(ti_jj_utf8_next(L->s, L->n, &k))) break;
     i = k;
   }
   return i;
@@ -87,7 +87,7 @@ static ti_status text_before(lex *L, size_t tag, bool variable) {
   if (sign == '-') {
     while (end > from) {
       size_t k = end;
-      if (!jj_is_space(jj_utf8_prev(L->s, &k)) || k < from) break;
+      if (!ti_jj_is_space(ti_jj_utf8_prev(L->s, &k)) || k < from) break;
       end = k;
     }
   } else if (sign != '+' && !variable) {
@@ -96,7 +96,7 @@ static ti_status text_before(lex *L, size_t tag, bool variable) {
     if ((l > from || L->line_starting) && skip_space(L, l) >= end) end = l;
   }
   ti_status st = TI_OK;
-  if (end > from) st = push(L, (jj_token){.type = JJ_T_DATA, .line = L->line, .text = {L->s + from, end - from}});
+  if (end > from) st = push(L, (ti_jj_token){.type = TI_JJ_T_DATA, .line = L->line, .text = {L->s + from, end - from}});
   advance(L, tag);
   return st;
 }
@@ -129,7 +129,7 @@ static size_t unescape(const char *s, size_t n, size_t i, char **o) {
     uint32_t v = 0;
     size_t k = i + 1;
     for (; k < n && k < i + 4 && s[k] >= '0' && s[k] <= '7'; k++) v = v * 8 + (uint32_t)(s[k] - '0');
-    *o += jj_utf8_put(*o, v);
+    *o += ti_jj_utf8_put(*o, v);
     return k;
   }
   size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
@@ -146,7 +146,7 @@ static size_t unescape(const char *s, size_t n, size_t i, char **o) {
         i += 6;
       }
     }
-    *o += jj_utf8_put(*o, v);
+    *o += ti_jj_utf8_put(*o, v);
     return i;
   }
   *(*o)++ = '\\';  // unknown: kept with its backslash
@@ -160,7 +160,7 @@ static ti_status lex_string(lex *L) {
   if (i >= L->n) return fail(L, "unterminated string");
   const char *s = L->s + L->at + 1;
   size_t n = i - L->at - 1;
-  jj_token t = {.type = JJ_T_STR, .line = L->line, .text = {s, n}};
+  ti_jj_token t = {.type = TI_JJ_T_STR, .line = L->line, .text = {s, n}};
   if (memchr(s, '\\', n)) {
     char *buf = ti_arena_alloc(L->arena, n + 1), *o = buf;
     if (!buf) return ti_error_set(L->err, TI_ERR_NOMEM, "out of memory for a string");
@@ -172,7 +172,7 @@ static ti_status lex_string(lex *L) {
       k = unescape(s, n, k, &o);
       if (!k) return fail(L, "malformed escape sequence in a string");
     }
-    t.text = (jj_str){buf, (size_t)(o - buf)};
+    t.text = (ti_jj_str){buf, (size_t)(o - buf)};
   }
   advance(L, i + 1);
   return push(L, t);
@@ -220,7 +220,7 @@ static ti_status lex_number(lex *L) {
     text[k++] = L->s[j];
   }
   text[k] = 0;
-  jj_token t = {.type = real ? JJ_T_FLOAT : JJ_T_INT, .line = L->line, .text = {L->s + i, end - i}};
+  ti_jj_token t = {.type = real ? TI_JJ_T_FLOAT : TI_JJ_T_INT, .line = L->line, .text = {L->s + i, end - i}};
   char *stop = text;
   errno = 0;
   if (real)
@@ -238,7 +238,7 @@ static bool is_name(char c, bool first) {
 
 static ti_status lex_op(lex *L) {
   static const struct { char text[3], op; } two[] = {{"**", 'p'}, {"//", 'f'}, {"==", '='}, {"!=", '!'}, {">=", 'g'}, {"<=", 'l'}};
-  jj_token t = {.type = JJ_T_OP, .line = L->line};
+  ti_jj_token t = {.type = TI_JJ_T_OP, .line = L->line};
   char c = L->s[L->at];
   size_t len = 1;
   for (size_t i = 0; i < sizeof two / sizeof two[0] && len == 1; i++)
@@ -270,7 +270,7 @@ static ti_status lex_op(lex *L) {
     }
     L->n_brackets--;
   }
-  t.text = (jj_str){L->s + L->at, len};
+  t.text = (ti_jj_str){L->s + L->at, len};
   advance(L, L->at + len);
   return push(L, t);
 }
@@ -284,7 +284,7 @@ static ti_status lex_tag(lex *L, bool variable) {
     size_t end = L->n_brackets ? 0 : tag_end(L, i, variable ? '}' : '%', !variable);
     advance(L, i);
     if (end) {
-      ti_status st = push(L, (jj_token){.type = variable ? JJ_T_VAR_END : JJ_T_BLOCK_END, .line = L->line});
+      ti_status st = push(L, (ti_jj_token){.type = variable ? TI_JJ_T_VAR_END : TI_JJ_T_BLOCK_END, .line = L->line});
       advance(L, end);
       L->line_starting = L->s[end - 1] == '\n';
       return st;
@@ -297,7 +297,7 @@ static ti_status lex_tag(lex *L, bool variable) {
     } else if (is_name(c, true)) {
       size_t k = i;
       while (k < L->n && is_name(L->s[k], false)) k++;
-      st = push(L, (jj_token){.type = JJ_T_NAME, .line = L->line, .text = {L->s + i, k - i}});
+      st = push(L, (ti_jj_token){.type = TI_JJ_T_NAME, .line = L->line, .text = {L->s + i, k - i}});
       advance(L, k);
     } else if (c == '"' || c == '\'') {
       st = lex_string(L);
@@ -336,14 +336,14 @@ static ti_status lex_raw(lex *L, size_t begin_end) {
   return fail(L, "Missing end of raw directive");
 }
 
-ti_status jj_lex(const char *src, size_t n, ti_arena *a, jj_tokens *out, ti_error *err) {
+ti_status ti_jj_lex(const char *src, size_t n, ti_arena *a, ti_jj_tokens *out, ti_error *err) {
   lex L = {.s = src, .n = n, .line = 1, .line_starting = true, .arena = a, .out = out, .err = err};
   ti_status st = TI_OK;
   while (L.at < n && !st) {
     size_t tag = L.at;
     while (tag < n && !(src[tag] == '{' && tag + 1 < n && strchr("%{#", src[tag + 1]) && src[tag + 1])) tag++;
     if (tag == n) {
-      st = push(&L, (jj_token){.type = JJ_T_DATA, .line = L.line, .text = {src + L.at, n - L.at}});
+      st = push(&L, (ti_jj_token){.type = TI_JJ_T_DATA, .line = L.line, .text = {src + L.at, n - L.at}});
       advance(&L, n);
       break;
     }
@@ -354,25 +354,25 @@ ti_status jj_lex(const char *src, size_t n, ti_arena *a, jj_tokens *out, ti_erro
       st = lex_raw(&L, raw);
       continue;
     }
-    if (kind != '#') st = push(&L, (jj_token){.type = kind == '{' ? JJ_T_VAR_BEGIN : JJ_T_BLOCK_BEGIN, .line = L.line});
+    if (kind != '#') st = push(&L, (ti_jj_token){.type = kind == '{' ? TI_JJ_T_VAR_BEGIN : TI_JJ_T_BLOCK_BEGIN, .line = L.line});
     if (st) break;
     advance(&L, tag + 2 + sign_len(&L, tag + 2));
     st = kind == '#' ? lex_comment(&L) : lex_tag(&L, kind == '{');
   }
-  return st ? st : push(&L, (jj_token){.type = JJ_T_EOF, .line = L.line});
+  return st ? st : push(&L, (ti_jj_token){.type = TI_JJ_T_EOF, .line = L.line});
 }
 
-const char *jj_token_describe(const jj_token *t, char buf[64]) {
+const char *ti_jj_token_describe(const ti_jj_token *t, char buf[64]) {
   static const char *const names[] = {
-      [JJ_T_EOF] = "end of template",
-      [JJ_T_DATA] = "template data / text",
-      [JJ_T_VAR_BEGIN] = "begin of print statement",
-      [JJ_T_VAR_END] = "end of print statement",
-      [JJ_T_BLOCK_BEGIN] = "begin of statement block",
-      [JJ_T_BLOCK_END] = "end of statement block",
-      [JJ_T_STR] = "string",
-      [JJ_T_INT] = "integer",
-      [JJ_T_FLOAT] = "float",
+      [TI_JJ_T_EOF] = "end of template",
+      [TI_JJ_T_DATA] = "template data / text",
+      [TI_JJ_T_VAR_BEGIN] = "begin of print statement",
+      [TI_JJ_T_VAR_END] = "end of print statement",
+      [TI_JJ_T_BLOCK_BEGIN] = "begin of statement block",
+      [TI_JJ_T_BLOCK_END] = "end of statement block",
+      [TI_JJ_T_STR] = "string",
+      [TI_JJ_T_INT] = "integer",
+      [TI_JJ_T_FLOAT] = "float",
   };
   if (t->type < sizeof names / sizeof names[0] && names[t->type]) return names[t->type];
   snprintf(buf, 64, "%.*s", (int)(t->text.n < 60 ? t->text.n : 60), t->text.p);

@@ -9,7 +9,7 @@
 #include "model/chat/uni.h"
 
 // The shortest digits that read back as f, in Python's layout: 1.0, 0.0001, 1e-05, 1e+16, inf, nan.
-const char *jj_float_repr(double f, char buf[40]) {
+const char *ti_jj_float_repr(double f, char buf[40]) {
   if (isnan(f)) return "nan";
   if (isinf(f)) return f < 0 ? "-inf" : "inf";
   char e[32];
@@ -30,11 +30,11 @@ const char *jj_float_repr(double f, char buf[40]) {
   return buf;
 }
 
-bool jj_parse_int(jj_str s, int base, int64_t *out) {
+bool ti_jj_parse_int(ti_jj_str s, int base, int64_t *out) {
   char buf[80];
   size_t k = 0, i = 0, n = s.n;
-  while (i < n && jj_is_space((unsigned char)s.p[i])) i++;
-  while (n > i && jj_is_space((unsigned char)s.p[n - 1])) n--;
+  while (i < n && ti_jj_is_space((unsigned char)s.p[i])) i++;
+  while (n > i && ti_jj_is_space((unsigned char)s.p[n - 1])) n--;
   bool digit = false;
   for (; i < n; i++) {
     char c = s.p[i];
@@ -61,11 +61,11 @@ bool jj_parse_int(jj_str s, int base, int64_t *out) {
   return true;
 }
 
-bool jj_parse_float(jj_str s, double *out) {
+bool ti_jj_parse_float(ti_jj_str s, double *out) {
   char buf[128];
   size_t i = 0, n = s.n, k = 0;
-  while (i < n && jj_is_space((unsigned char)s.p[i])) i++;
-  while (n > i && jj_is_space((unsigned char)s.p[n - 1])) n--;
+  while (i < n && ti_jj_is_space((unsigned char)s.p[i])) i++;
+  while (n > i && ti_jj_is_space((unsigned char)s.p[n - 1])) n--;
   if (n == i || n - i >= sizeof buf) return false;
   for (; i < n; i++) {
     char c = s.p[i];
@@ -74,7 +74,7 @@ bool jj_parse_float(jj_str s, double *out) {
     buf[k++] = c;
   }
   buf[k] = 0;
-  if (jj_is_space((unsigned char)buf[0])) return false;
+  if (ti_jj_is_space((unsigned char)buf[0])) return false;
   char *end;
   double v = strtod(buf, &end);
   if (*end || end == buf) return false;
@@ -82,128 +82,128 @@ bool jj_parse_float(jj_str s, double *out) {
   return true;
 }
 
-static void str_repr(jj_run *J, jj_sink *out, jj_str s) {
+static void str_repr(ti_jj_run *J, ti_jj_sink *out, ti_jj_str s) {
   char q = memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n) ? '"' : '\'';
-  jj_put(J, out, &q, 1);
+  ti_jj_put(J, out, &q, 1);
   for (size_t i = 0; i < s.n;) {
     size_t from = i;
-    uint32_t c = jj_utf8_next(s.p, s.n, &i);
+    uint32_t c = ti_jj_utf8_next(s.p, s.n, &i);
     if (c == (uint32_t)q || c == '\\')
-      jj_printf(J, out, "\\%c", (int)c);
+      ti_jj_printf(J, out, "\\%c", (int)c);
     else if (c == '\n' || c == '\r' || c == '\t')
-      jj_puts(J, out, c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t");
-    else if (jj_is_printable(c))
-      jj_put(J, out, s.p + from, i - from);
+      ti_jj_puts(J, out, c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t");
+    else if (ti_jj_is_printable(c))
+      ti_jj_put(J, out, s.p + from, i - from);
     else
-      jj_printf(J, out, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)c);
+      ti_jj_printf(J, out, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)c);
   }
-  jj_put(J, out, &q, 1);
+  ti_jj_put(J, out, &q, 1);
 }
 
-static void items_repr(jj_run *J, jj_sink *out, const jj_list *l, const char *open, const char *close) {
-  jj_puts(J, out, open);
+static void items_repr(ti_jj_run *J, ti_jj_sink *out, const ti_jj_list *l, const char *open, const char *close) {
+  ti_jj_puts(J, out, open);
   for (size_t i = 0; i < l->n; i++) {
-    if (i) jj_puts(J, out, ", ");
-    jj_repr_to(J, out, l->v[i]);
+    if (i) ti_jj_puts(J, out, ", ");
+    ti_jj_repr_to(J, out, l->v[i]);
   }
-  jj_puts(J, out, close);
+  ti_jj_puts(J, out, close);
 }
 
-static void dict_repr(jj_run *J, jj_sink *out, const jj_dict *d) {
-  jj_puts(J, out, "{");
+static void dict_repr(ti_jj_run *J, ti_jj_sink *out, const ti_jj_dict *d) {
+  ti_jj_puts(J, out, "{");
   for (size_t i = 0; i < d->n; i++) {
-    if (i) jj_puts(J, out, ", ");
-    jj_repr_to(J, out, d->e[i].key);
-    jj_puts(J, out, ": ");
-    jj_repr_to(J, out, d->e[i].value);
+    if (i) ti_jj_puts(J, out, ", ");
+    ti_jj_repr_to(J, out, d->e[i].key);
+    ti_jj_puts(J, out, ": ");
+    ti_jj_repr_to(J, out, d->e[i].value);
   }
-  jj_puts(J, out, "}");
+  ti_jj_puts(J, out, "}");
 }
 
-static void other_repr(jj_run *J, jj_sink *out, jj_val v) {
+static void other_repr(ti_jj_run *J, ti_jj_sink *out, ti_jj_val v) {
   switch (v.type) {
-    case JJ_RANGE:
-      jj_printf(J, out, v.u.l->step == 1 ? "range(%lld, %lld)" : "range(%lld, %lld, %lld)", (long long)v.u.l->start, (long long)v.u.l->stop,
-                (long long)v.u.l->step);
+    case TI_JJ_RANGE:
+      ti_jj_printf(J, out, v.u.l->step == 1 ? "range(%lld, %lld)" : "range(%lld, %lld, %lld)", (long long)v.u.l->start, (long long)v.u.l->stop,
+                   (long long)v.u.l->step);
       break;
-    case JJ_VIEW:
-      jj_puts(J, out, v.u.l->kind);
+    case TI_JJ_VIEW:
+      ti_jj_puts(J, out, v.u.l->kind);
       items_repr(J, out, v.u.l, "([", "])");
       break;
-    case JJ_NS:
-      jj_puts(J, out, "<Namespace ");
+    case TI_JJ_NS:
+      ti_jj_puts(J, out, "<Namespace ");
       dict_repr(J, out, v.u.d);
-      jj_puts(J, out, ">");
+      ti_jj_puts(J, out, ">");
       break;
-    case JJ_MACRO:
+    case TI_JJ_MACRO:
       if (v.u.m->is_caller)
-        jj_puts(J, out, "<Macro anonymous>");
+        ti_jj_puts(J, out, "<Macro anonymous>");
       else
-        jj_printf(J, out, "<Macro '%.*s'>", (int)(v.u.m->node->name.n < 300 ? v.u.m->node->name.n : 300), v.u.m->node->name.p);
+        ti_jj_printf(J, out, "<Macro '%.*s'>", (int)(v.u.m->node->name.n < 300 ? v.u.m->node->name.n : 300), v.u.m->node->name.p);
       break;
-    case JJ_LOOP:
-      jj_printf(J, out, "<LoopContext %lld/%lld>", (long long)v.u.loop->index0 + 1, (long long)jj_loop_length(J, v.u.loop));
+    case TI_JJ_LOOP:
+      ti_jj_printf(J, out, "<LoopContext %lld/%lld>", (long long)v.u.loop->index0 + 1, (long long)ti_jj_loop_length(J, v.u.loop));
       break;
-    case JJ_METHOD:
-      jj_printf(J, out, "<built-in method %s of %s object>", v.u.bound->func->name, jj_type_name(v.u.bound->self));
+    case TI_JJ_METHOD:
+      ti_jj_printf(J, out, "<built-in method %s of %s object>", v.u.bound->func->name, ti_jj_type_name(v.u.bound->self));
       break;
     default:
-      jj_printf(J, out, "<%s object>", jj_type_name(v));
+      ti_jj_printf(J, out, "<%s object>", ti_jj_type_name(v));
       break;
   }
 }
 
-void jj_repr_to(jj_run *J, jj_sink *out, jj_val v) {
+void ti_jj_repr_to(ti_jj_run *J, ti_jj_sink *out, ti_jj_val v) {
   char buf[40];
-  jj_enter(J);
-  jj_work(J, 0);
+  ti_jj_enter(J);
+  ti_jj_work(J, 0);
   switch (v.type) {
-    case JJ_UNDEF:
-      jj_puts(J, out, "Undefined");
+    case TI_JJ_UNDEF:
+      ti_jj_puts(J, out, "Undefined");
       break;
-    case JJ_NONE:
-      jj_puts(J, out, "None");
+    case TI_JJ_NONE:
+      ti_jj_puts(J, out, "None");
       break;
-    case JJ_BOOL:
-      jj_puts(J, out, v.u.b ? "True" : "False");
+    case TI_JJ_BOOL:
+      ti_jj_puts(J, out, v.u.b ? "True" : "False");
       break;
-    case JJ_INT:
-      jj_printf(J, out, "%lld", (long long)v.u.i);
+    case TI_JJ_INT:
+      ti_jj_printf(J, out, "%lld", (long long)v.u.i);
       break;
-    case JJ_FLOAT:
-      jj_puts(J, out, jj_float_repr(v.u.f, buf));
+    case TI_JJ_FLOAT:
+      ti_jj_puts(J, out, ti_jj_float_repr(v.u.f, buf));
       break;
-    case JJ_STR:
-      if (v.markup) jj_puts(J, out, "Markup(");
+    case TI_JJ_STR:
+      if (v.markup) ti_jj_puts(J, out, "Markup(");
       str_repr(J, out, v.u.s);
-      if (v.markup) jj_puts(J, out, ")");
+      if (v.markup) ti_jj_puts(J, out, ")");
       break;
-    case JJ_LIST:
+    case TI_JJ_LIST:
       items_repr(J, out, v.u.l, "[", "]");
       break;
-    case JJ_TUPLE:
+    case TI_JJ_TUPLE:
       items_repr(J, out, v.u.l, "(", v.u.l->n == 1 ? ",)" : ")");
       break;
-    case JJ_DICT:
+    case TI_JJ_DICT:
       dict_repr(J, out, v.u.d);
       break;
     default:
       other_repr(J, out, v);
       break;
   }
-  jj_leave(J);
+  ti_jj_leave(J);
 }
 
-void jj_str_to(jj_run *J, jj_sink *out, jj_val v) {
-  if (v.type == JJ_STR)
-    jj_putv(J, out, v.u.s);
-  else if (v.type != JJ_UNDEF)
-    jj_repr_to(J, out, v);
+void ti_jj_str_to(ti_jj_run *J, ti_jj_sink *out, ti_jj_val v) {
+  if (v.type == TI_JJ_STR)
+    ti_jj_putv(J, out, v.u.s);
+  else if (v.type != TI_JJ_UNDEF)
+    ti_jj_repr_to(J, out, v);
 }
 
-jj_str jj_str_of(jj_run *J, jj_val v) {
-  if (v.type == JJ_STR) return v.u.s;
-  jj_sink s = {0};
-  jj_str_to(J, &s, v);
-  return jj_sink_val(&s).u.s;
+ti_jj_str ti_jj_str_of(ti_jj_run *J, ti_jj_val v) {
+  if (v.type == TI_JJ_STR) return v.u.s;
+  ti_jj_sink s = {0};
+  ti_jj_str_to(J, &s, v);
+  return ti_jj_sink_val(&s).u.s;
 }

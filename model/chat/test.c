@@ -2,70 +2,71 @@
 #include "model/chat/strops.h"
 
 #define TEST(name, expr) \
-  static jj_val t_##name(jj_run *J, jj_val v, jj_val *b, const jj_args *a) { return jj_bool(expr); }
+  static ti_jj_val t_##name(ti_jj_run *J, ti_jj_val v, ti_jj_val *b, const ti_jj_args *a) { return ti_jj_bool(expr); }
 
-static jj_val need_int(jj_run *J, jj_val v) {
-  if (v.type == JJ_UNDEF) jj_raise_undef(J, v.u.u);
+static ti_jj_val need_int(ti_jj_run *J, ti_jj_val v) {
+  if (v.type == TI_JJ_UNDEF) ti_jj_raise_undef(J, v.u.u);
   return v;
 }
 
-static bool sameas(jj_val a, jj_val b) {
+static bool sameas(ti_jj_val a, ti_jj_val b) {
   if (a.type != b.type) return false;
   switch (a.type) {
-    case JJ_NONE:
+    case TI_JJ_NONE:
       return true;
-    case JJ_BOOL:
+    case TI_JJ_BOOL:
       return a.u.b == b.u.b;
-    case JJ_INT:
+    case TI_JJ_INT:
       return a.u.i == b.u.i;
-    case JJ_FLOAT:
+    case TI_JJ_FLOAT:
       return a.u.f == b.u.f;
-    case JJ_STR:
+    case TI_JJ_STR:
       return a.u.s.p == b.u.s.p && a.u.s.n == b.u.s.n;
     default:
       return a.u.l == b.u.l;
   }
 }
 
-static bool ordered(jj_run *J, jj_val v, jj_val *b, const char *op) {
-  int c = jj_compare(J, v, b[0], op);
+static bool ordered(ti_jj_run *J, ti_jj_val v, ti_jj_val *b, const char *op) {
+  int c = ti_jj_compare(J, v, b[0], op);
   return op[0] == '<' ? (op[1] ? c <= 0 : c < 0) : (op[1] ? c >= 0 : c > 0);
 }
 
-static bool is_function(jj_val v) {
-  return v.type == JJ_FUNC || v.type == JJ_METHOD || v.type == JJ_MACRO || v.type == JJ_LOOP || v.type == JJ_JOINER || v.type == JJ_UNDEF;
+static bool is_function(ti_jj_val v) {
+  return v.type == TI_JJ_FUNC || v.type == TI_JJ_METHOD || v.type == TI_JJ_MACRO || v.type == TI_JJ_LOOP || v.type == TI_JJ_JOINER ||
+         v.type == TI_JJ_UNDEF;
 }
 
-static bool known(jj_val v, bool filters) {
-  if (v.type != JJ_STR) return false;
-  if (!filters) return jj_find_func(jj_tests, v.u.s);
-  return jj_find_func(jj_filters_str, v.u.s) || jj_find_func(jj_filters_seq, v.u.s) || jj_find_func(jj_filters_num, v.u.s);
+static bool known(ti_jj_val v, bool filters) {
+  if (v.type != TI_JJ_STR) return false;
+  if (!filters) return ti_jj_find_func(ti_jj_tests, v.u.s);
+  return ti_jj_find_func(ti_jj_filters_str, v.u.s) || ti_jj_find_func(ti_jj_filters_seq, v.u.s) || ti_jj_find_func(ti_jj_filters_num, v.u.s);
 }
 
-TEST(defined, v.type != JJ_UNDEF)
-TEST(undefined, v.type == JJ_UNDEF)
-TEST(none, v.type == JJ_NONE)
-TEST(boolean, v.type == JJ_BOOL)
-TEST(true, v.type == JJ_BOOL && v.u.b)
-TEST(false, v.type == JJ_BOOL && !v.u.b)
-TEST(integer, v.type == JJ_INT)
-TEST(float, v.type == JJ_FLOAT)
-TEST(number, jj_is_num(v))
-TEST(string, v.type == JJ_STR)
-TEST(mapping, v.type == JJ_DICT)
-TEST(sequence, v.type == JJ_STR || jj_is_seq(v) || v.type == JJ_DICT || v.type == JJ_UNDEF)
-TEST(iterable, jj_is_iterable(v))
+TEST(defined, v.type != TI_JJ_UNDEF)
+TEST(undefined, v.type == TI_JJ_UNDEF)
+TEST(none, v.type == TI_JJ_NONE)
+TEST(boolean, v.type == TI_JJ_BOOL)
+TEST(true, v.type == TI_JJ_BOOL && v.u.b)
+TEST(false, v.type == TI_JJ_BOOL && !v.u.b)
+TEST(integer, v.type == TI_JJ_INT)
+TEST(float, v.type == TI_JJ_FLOAT)
+TEST(number, ti_jj_is_num(v))
+TEST(string, v.type == TI_JJ_STR)
+TEST(mapping, v.type == TI_JJ_DICT)
+TEST(sequence, v.type == TI_JJ_STR || ti_jj_is_seq(v) || v.type == TI_JJ_DICT || v.type == TI_JJ_UNDEF)
+TEST(iterable, ti_jj_is_iterable(v))
 TEST(callable, is_function(v))
-TEST(escaped, v.type == JJ_STR && v.markup)
-TEST(lower, jj_all_cased(J, jj_str_of(J, v), false))
-TEST(upper, jj_all_cased(J, jj_str_of(J, v), true))
-TEST(odd, jj_equal(J, jj_binop(J, '%', need_int(J, v), jj_int(2)), jj_int(1)))
-TEST(even, jj_equal(J, jj_binop(J, '%', need_int(J, v), jj_int(2)), jj_int(0)))
-TEST(divisibleby, jj_equal(J, jj_binop(J, '%', need_int(J, v), b[0]), jj_int(0)))
+TEST(escaped, v.type == TI_JJ_STR && v.markup)
+TEST(lower, ti_jj_all_cased(J, ti_jj_str_of(J, v), false))
+TEST(upper, ti_jj_all_cased(J, ti_jj_str_of(J, v), true))
+TEST(odd, ti_jj_equal(J, ti_jj_binop(J, '%', need_int(J, v), ti_jj_int(2)), ti_jj_int(1)))
+TEST(even, ti_jj_equal(J, ti_jj_binop(J, '%', need_int(J, v), ti_jj_int(2)), ti_jj_int(0)))
+TEST(divisibleby, ti_jj_equal(J, ti_jj_binop(J, '%', need_int(J, v), b[0]), ti_jj_int(0)))
 TEST(sameas, sameas(v, b[0]))
-TEST(in, jj_contains(J, b[0], v))
-TEST(eq, jj_equal(J, v, b[0]))
-TEST(ne, !jj_equal(J, v, b[0]))
+TEST(in, ti_jj_contains(J, b[0], v))
+TEST(eq, ti_jj_equal(J, v, b[0]))
+TEST(ne, !ti_jj_equal(J, v, b[0]))
 TEST(lt, ordered(J, v, b, "<"))
 TEST(le, ordered(J, v, b, "<="))
 TEST(gt, ordered(J, v, b, ">"))
@@ -73,7 +74,7 @@ TEST(ge, ordered(J, v, b, ">="))
 TEST(filter, known(v, true))
 TEST(test, known(v, false))
 
-const jj_func jj_tests[] = {
+const ti_jj_func ti_jj_tests[] = {
     {"defined", t_defined, ""},     {"undefined", t_undefined, ""},
     {"none", t_none, ""},           {"boolean", t_boolean, ""},
     {"true", t_true, ""},           {"false", t_false, ""},

@@ -1,3 +1,5 @@
+// The prefix ti_jj_ (Jinja) marks what the files of this folder share; nothing outside includes its headers.
+//
 // The values of the template language (Python's, as far as templates see them). Immutable once shared, except namespaces; all memory belongs to
 // the arena of the rendering (or of the template, for literals), and nothing is ever freed on its own.
 //
@@ -9,124 +11,124 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum jj_type {
-  JJ_MISSING,  // internal: "argument not given", "slot not set"; never seen by a template
-  JJ_UNDEF,
-  JJ_NONE,
-  JJ_BOOL,
-  JJ_INT,
-  JJ_FLOAT,
-  JJ_STR,
-  JJ_LIST,
-  JJ_TUPLE,
-  JJ_RANGE,
-  JJ_DICT,
-  JJ_VIEW,  // dict.keys(), .values(), .items()
-  JJ_GEN,   // a generator: what map, select, items ... return; iterated once, no length, no JSON
-  JJ_NS,    // namespace()
-  JJ_MACRO,
-  JJ_FUNC,    // a global function
-  JJ_METHOD,  // a method bound to its object
-  JJ_LOOP,    // the variable `loop`
-  JJ_CYCLER,
-  JJ_JOINER,
-} jj_type;
+typedef enum ti_jj_type {
+  TI_JJ_MISSING,  // internal: "argument not given", "slot not set"; never seen by a template
+  TI_JJ_UNDEF,
+  TI_JJ_NONE,
+  TI_JJ_BOOL,
+  TI_JJ_INT,
+  TI_JJ_FLOAT,
+  TI_JJ_STR,
+  TI_JJ_LIST,
+  TI_JJ_TUPLE,
+  TI_JJ_RANGE,
+  TI_JJ_DICT,
+  TI_JJ_VIEW,  // dict.keys(), .values(), .items()
+  TI_JJ_GEN,   // a generator: what map, select, items ... return; iterated once, no length, no JSON
+  TI_JJ_NS,    // namespace()
+  TI_JJ_MACRO,
+  TI_JJ_FUNC,    // a global function
+  TI_JJ_METHOD,  // a method bound to its object
+  TI_JJ_LOOP,    // the variable `loop`
+  TI_JJ_CYCLER,
+  TI_JJ_JOINER,
+} ti_jj_type;
 
-typedef struct jj_run jj_run;
-typedef struct jj_list jj_list;
-typedef struct jj_dict jj_dict;
-typedef struct jj_undef jj_undef;
-typedef struct jj_macro jj_macro;
-typedef struct jj_loop jj_loop;
-typedef struct jj_bound jj_bound;
-struct jj_func;
+typedef struct ti_jj_run ti_jj_run;
+typedef struct ti_jj_list ti_jj_list;
+typedef struct ti_jj_dict ti_jj_dict;
+typedef struct ti_jj_undef ti_jj_undef;
+typedef struct ti_jj_macro ti_jj_macro;
+typedef struct ti_jj_loop ti_jj_loop;
+typedef struct ti_jj_bound ti_jj_bound;
+struct ti_jj_func;
 
-typedef struct jj_str {
+typedef struct ti_jj_str {
   const char *p;
   size_t n;
-} jj_str;
+} ti_jj_str;
 
-typedef struct jj_val {
+typedef struct ti_jj_val {
   uint8_t type;
-  bool markup;  // JJ_STR: came from |safe or |escape ('+' escapes what it is added to)
+  bool markup;  // TI_JJ_STR: came from |safe or |escape ('+' escapes what it is added to)
   union {
     bool b;
     int64_t i;
     double f;
-    jj_str s;
-    jj_list *l;  // JJ_LIST, JJ_TUPLE, JJ_RANGE, JJ_VIEW, JJ_GEN, JJ_CYCLER, JJ_JOINER
-    jj_dict *d;  // JJ_DICT, JJ_NS
-    jj_undef *u;
-    jj_macro *m;
-    jj_loop *loop;
-    jj_bound *bound;
-    const struct jj_func *func;
+    ti_jj_str s;
+    ti_jj_list *l;  // TI_JJ_LIST, TI_JJ_TUPLE, TI_JJ_RANGE, TI_JJ_VIEW, TI_JJ_GEN, TI_JJ_CYCLER, TI_JJ_JOINER
+    ti_jj_dict *d;  // TI_JJ_DICT, TI_JJ_NS
+    ti_jj_undef *u;
+    ti_jj_macro *m;
+    ti_jj_loop *loop;
+    ti_jj_bound *bound;
+    const struct ti_jj_func *func;
   } u;
-} jj_val;
+} ti_jj_val;
 
-struct jj_list {
-  jj_val *v;
+struct ti_jj_list {
+  ti_jj_val *v;
   size_t n, cap;
-  size_t pos;                 // JJ_GEN: the next to give out; JJ_CYCLER: the current one; JJ_JOINER: used before?
-  const char *kind;           // JJ_VIEW: "dict_items"; JJ_GEN: "generator"; JJ_TUPLE: "group" for groupby's pairs; else NULL
-  int64_t start, stop, step;  // JJ_RANGE: for its repr
+  size_t pos;                 // TI_JJ_GEN: the next to give out; TI_JJ_CYCLER: the current one; TI_JJ_JOINER: used before?
+  const char *kind;           // TI_JJ_VIEW: "dict_items"; TI_JJ_GEN: "generator"; TI_JJ_TUPLE: "group" for groupby's pairs; else NULL
+  int64_t start, stop, step;  // TI_JJ_RANGE: for its repr
 };
 
-typedef struct jj_pair {
-  jj_val key, value;
-} jj_pair;
+typedef struct ti_jj_pair {
+  ti_jj_val key, value;
+} ti_jj_pair;
 
 // Insertion order; beyond 8 pairs an open-addressing index (slot = pair + 1, 0 = free).
-struct jj_dict {
-  jj_pair *e;
+struct ti_jj_dict {
+  ti_jj_pair *e;
   size_t n, cap;
   uint32_t *index;
   size_t n_index;
 };
 
 // Why a value is undefined, for the message that its use raises.
-struct jj_undef {
-  enum { JJ_U_NAME, JJ_U_ATTR, JJ_U_ELEMENT, JJ_U_HINT, JJ_U_UNSAFE, JJ_U_PARAM } why;
-  jj_str name;
-  jj_val element;        // JJ_U_ELEMENT
+struct ti_jj_undef {
+  enum { TI_JJ_U_NAME, TI_JJ_U_ATTR, TI_JJ_U_ELEMENT, TI_JJ_U_HINT, TI_JJ_U_UNSAFE, TI_JJ_U_PARAM } why;
+  ti_jj_str name;
+  ti_jj_val element;     // TI_JJ_U_ELEMENT
   const char *obj_type;  // "dict object"
 };
 
-static inline jj_val jj_none(void) { return (jj_val){.type = JJ_NONE}; }
-static inline jj_val jj_bool(bool b) { return (jj_val){.type = JJ_BOOL, .u.b = b}; }
-static inline jj_val jj_int(int64_t i) { return (jj_val){.type = JJ_INT, .u.i = i}; }
-static inline jj_val jj_float(double f) { return (jj_val){.type = JJ_FLOAT, .u.f = f}; }
-static inline jj_val jj_strn(const char *p, size_t n) { return (jj_val){.type = JJ_STR, .u.s = {p, n}}; }
-static inline jj_val jj_of_list(jj_type t, jj_list *l) { return (jj_val){.type = (uint8_t)t, .u.l = l}; }
-static inline jj_val jj_of_dict(jj_type t, jj_dict *d) { return (jj_val){.type = (uint8_t)t, .u.d = d}; }
-static inline bool jj_is_seq(jj_val v) { return v.type == JJ_LIST || v.type == JJ_TUPLE || v.type == JJ_RANGE; }
-static inline bool jj_is_intlike(jj_val v) { return v.type == JJ_INT || v.type == JJ_BOOL; }
-static inline bool jj_is_num(jj_val v) { return jj_is_intlike(v) || v.type == JJ_FLOAT; }
-static inline int64_t jj_as_int(jj_val v) { return v.type == JJ_BOOL ? v.u.b : v.u.i; }
-static inline double jj_as_float(jj_val v) { return v.type == JJ_FLOAT ? v.u.f : (double)jj_as_int(v); }
-bool jj_str_is(jj_str s, const char *lit);
-static inline bool jj_val_is(jj_val v, const char *lit) { return v.type == JJ_STR && jj_str_is(v.u.s, lit); }
+static inline ti_jj_val ti_jj_none(void) { return (ti_jj_val){.type = TI_JJ_NONE}; }
+static inline ti_jj_val ti_jj_bool(bool b) { return (ti_jj_val){.type = TI_JJ_BOOL, .u.b = b}; }
+static inline ti_jj_val ti_jj_int(int64_t i) { return (ti_jj_val){.type = TI_JJ_INT, .u.i = i}; }
+static inline ti_jj_val ti_jj_float(double f) { return (ti_jj_val){.type = TI_JJ_FLOAT, .u.f = f}; }
+static inline ti_jj_val ti_jj_strn(const char *p, size_t n) { return (ti_jj_val){.type = TI_JJ_STR, .u.s = {p, n}}; }
+static inline ti_jj_val ti_jj_of_list(ti_jj_type t, ti_jj_list *l) { return (ti_jj_val){.type = (uint8_t)t, .u.l = l}; }
+static inline ti_jj_val ti_jj_of_dict(ti_jj_type t, ti_jj_dict *d) { return (ti_jj_val){.type = (uint8_t)t, .u.d = d}; }
+static inline bool ti_jj_is_seq(ti_jj_val v) { return v.type == TI_JJ_LIST || v.type == TI_JJ_TUPLE || v.type == TI_JJ_RANGE; }
+static inline bool ti_jj_is_intlike(ti_jj_val v) { return v.type == TI_JJ_INT || v.type == TI_JJ_BOOL; }
+static inline bool ti_jj_is_num(ti_jj_val v) { return ti_jj_is_intlike(v) || v.type == TI_JJ_FLOAT; }
+static inline int64_t ti_jj_as_int(ti_jj_val v) { return v.type == TI_JJ_BOOL ? v.u.b : v.u.i; }
+static inline double ti_jj_as_float(ti_jj_val v) { return v.type == TI_JJ_FLOAT ? v.u.f : (double)ti_jj_as_int(v); }
+bool ti_jj_str_is(ti_jj_str s, const char *lit);
+static inline bool ti_jj_val_is(ti_jj_val v, const char *lit) { return v.type == TI_JJ_STR && ti_jj_str_is(v.u.s, lit); }
 
 // Lists and dicts under construction. All raise when the arena is full.
-jj_list *jj_list_new(jj_run *J, size_t cap);
-void jj_list_push(jj_run *J, jj_list *l, jj_val v);
-jj_dict *jj_dict_new(jj_run *J);
-void jj_dict_set(jj_run *J, jj_dict *d, jj_val key, jj_val value);  // raises TypeError for an unhashable key
-bool jj_dict_get(jj_run *J, const jj_dict *d, jj_val key, jj_val *out);
-bool jj_dict_gets(jj_run *J, const jj_dict *d, jj_str key, jj_val *out);
+ti_jj_list *ti_jj_list_new(ti_jj_run *J, size_t cap);
+void ti_jj_list_push(ti_jj_run *J, ti_jj_list *l, ti_jj_val v);
+ti_jj_dict *ti_jj_dict_new(ti_jj_run *J);
+void ti_jj_dict_set(ti_jj_run *J, ti_jj_dict *d, ti_jj_val key, ti_jj_val value);  // raises TypeError for an unhashable key
+bool ti_jj_dict_get(ti_jj_run *J, const ti_jj_dict *d, ti_jj_val key, ti_jj_val *out);
+bool ti_jj_dict_gets(ti_jj_run *J, const ti_jj_dict *d, ti_jj_str key, ti_jj_val *out);
 
 // A JSON value as a template value. Strings are borrowed from j.
-jj_val jj_from_json(jj_run *J, const json_t *j);
+ti_jj_val ti_jj_from_json(ti_jj_run *J, const json_t *j);
 
-bool jj_truth(jj_run *J, jj_val v);
-bool jj_equal(jj_run *J, jj_val a, jj_val b);
-bool jj_hashable(jj_run *J, jj_val v);
+bool ti_jj_truth(ti_jj_run *J, ti_jj_val v);
+bool ti_jj_equal(ti_jj_run *J, ti_jj_val a, ti_jj_val b);
+bool ti_jj_hashable(ti_jj_run *J, ti_jj_val v);
 // -1, 0, 1; op is for the TypeError ("<").
-int jj_compare(jj_run *J, jj_val a, jj_val b, const char *op);
+int ti_jj_compare(ti_jj_run *J, ti_jj_val a, ti_jj_val b, const char *op);
 // `needle in hay`.
-bool jj_contains(jj_run *J, jj_val hay, jj_val needle);
+bool ti_jj_contains(ti_jj_run *J, ti_jj_val hay, ti_jj_val needle);
 
-const char *jj_type_name(jj_val v);    // "str", "NoneType", "dict_items" ...: Python's names, for messages
-const char *jj_object_name(jj_val v);  // "str object", "None": jinja2's, for messages on undefined
+const char *ti_jj_type_name(ti_jj_val v);    // "str", "NoneType", "dict_items" ...: Python's names, for messages
+const char *ti_jj_object_name(ti_jj_val v);  // "str object", "None": jinja2's, for messages on undefined
 
 #endif

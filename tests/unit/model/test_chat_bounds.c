@@ -66,6 +66,23 @@ Test(chat_bounds, gigabytes_meet_the_memory_and_output_limits) {
   expect_error("{{ range(1000000) }}", TI_ERR_FORMAT, "Range too big", NULL);
 }
 
+// A string that grows by a line a turn costs its length once, not once a turn.
+Test(chat_bounds, accumulating_a_long_text_is_linear) {
+  static const char source[] =
+      "{% set n = namespace(s='') %}{% for i in range(100000) %}{% set n.s = n.s + 'hello world, this is a message' %}{% endfor %}{{ n.s|length }}";
+  ti_chat_template *t = NULL;
+  ti_error err = {0};
+  ti_buf out;
+  json_t *vars = json_object();
+  ti_buf_init(&out, 1 << 20);
+  cr_assert_eq(ti_chat_template_create(source, sizeof source - 1, NULL, &t, &err), TI_OK);
+  cr_expect_eq(ti_chat_render(t, vars, &(ti_chat_limits){.steps = 3000000, .memory_bytes = 64 << 20}, 0, &out, &err), TI_OK, "%s", err.text);
+  cr_expect_str_eq(ti_buf_str(&out), "3000000");
+  ti_buf_fini(&out);
+  ti_chat_template_destroy(t);
+  json_decref(vars);
+}
+
 static void expect_deep(const char *open, const char *middle, const char *close, int n) {
   size_t a = strlen(open), b = strlen(middle), c = strlen(close), k = 0;
   char *s = malloc((a + c) * (size_t)n + b + 1);
@@ -84,7 +101,7 @@ Test(chat_bounds, nesting_in_the_source_is_bounded) {
   char open[2000] = "{{ ", close[2000] = "", plus[2000] = "";
   memset(open + 3, '(', 200);
   memset(close, ')', 200);
-  snprintf(open + 203, sizeof open - 203, "1%s }}", close);
+  snprintf(open + 203, sizeof open - 203, "1%.300s }}", close);
   expect_error(open, TI_ERR_RANGE, "nested more than", NULL);
   for (int i = 0; i < 600; i++) memcpy(plus + 2 * i, "1+", 2);
   memcpy(plus + 1200, "1", 2);
