@@ -22,10 +22,7 @@ typedef struct drive {
 
 ti_sampling drive_greedy(void) { return (ti_sampling){.temperature = 0, .top_p = 1, .repetition = 1, .n_logprob = -1, .n_prompt_logprob = -1}; }
 
-static void add_release(drive *d, ti_step_plan *p, uint32_t slot) {
-  (void)d;
-  ((uint32_t *)p->release.v)[p->release.n++] = slot;
-}
+static void add_release(ti_step_plan *p, uint32_t slot) { ((uint32_t *)p->release.v)[p->release.n++] = slot; }
 
 static void give_back(drive *d, live *l) {
   while (l->n_page) d->free_page[d->n_free++] = l->pages[--l->n_page];
@@ -76,8 +73,10 @@ static int one_step(drive *d) {
   p.row = ti_arena_calloc(&d->plan_mem, n, sizeof *p.row);
   if (d->o->preempt && d->n_run && d->step % d->o->preempt == d->o->preempt - 1) {
     live *l = &d->run[(d->step / d->o->preempt) % d->n_run];
-    if (l->assigned) add_release(d, &p, l->slot);
-    give_back(d, l);
+    if (l->assigned && l->n_ids - l->n_kv == 1) {  // one that decodes: all get on, however short the chunks
+      add_release(&p, l->slot);
+      give_back(d, l);
+    }
   }
   for (uint32_t i = 0; i < d->n_run; i++)
     if (!d->run[i].assigned) assign(d, &p, &d->run[i]);

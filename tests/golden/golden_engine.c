@@ -136,7 +136,7 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
 }
 
 static void check_greedy(const fixture *f, const char *backend, ti_coll *self, bool quick) {
-  static const variant all[] = {{16, 0, 1, 0, 1, 1, 0}, {8, 3, 16, 5, 1, 2, 1}, {64, 7, 16, 0, 1, 1, 1}, {16, 0, 16, 3, 1, 1, 0}, {8, 0, 1, 0, 1, 1, 1}, {64, 3, 5, 7, 1, 2, 0}, {16, 5, 16, 0, 2, 1, 1}};
+  static const variant all[] = {{16, 0, 1, 0, 1, 1, 0}, {8, 3, 16, 5, 1, 1, 1}, {64, 7, 16, 0, 1, 2, 1}, {16, 0, 16, 3, 1, 1, 0}, {8, 0, 1, 0, 1, 1, 1}, {64, 3, 5, 7, 1, 1, 0}, {16, 5, 16, 0, 2, 1, 1}};
   drive_seq first[8] = {{0}};
   for (size_t i = 0; i < (quick ? 3 : sizeof all / sizeof *all); i++) check_variant(f, backend, self, &all[i], first);
   for (int i = 0; i < 8; i++) free((void *)first[i].prompt);
@@ -231,6 +231,7 @@ int main(int argc, char **argv) {
   if (argc < 3) return fprintf(stderr, "usage: golden_engine MODEL BACKEND [--quick]\n"), 2;
   const bool quick = argc > 3 && !strcmp(argv[3], "--quick");
   if (!ti_kernels_find(argv[2])) return printf("skipped: no backend %s on this processor\n", argv[2]), 77;
+  setvbuf(stdout, NULL, _IOLBF, 0);
   fixture f;
   ti_coll *self;
   if (fixture_open(&f, argv[1]) || ti_coll_self_create(&self)) return 1;
