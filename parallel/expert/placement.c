@@ -145,7 +145,7 @@ ti_status ti_placement_balance(const ti_placement_args *a, ti_placement **out, t
   if (n_group < 1 || n_node < 1 || n_group % n_node || a->n_expert % n_group || a->n_slot % n_node || a->ep % n_node) n_group = n_node = 1;
   const int group_size = a->n_expert / n_group, node_experts = a->n_expert / n_node, node_slots = a->n_slot / n_node;
   const size_t n = (size_t)a->n_slot, bytes = n * (4 * sizeof(double) + 5 * sizeof(int32_t) + 2 * sizeof(int) + sizeof(ti_weighted));
-  char *mem = malloc(bytes);
+  char *mem = calloc(1, bytes);
   if (!mem) return ti_error_set(err, TI_ERR_NOMEM, "placement of %d slots: out of memory", a->n_slot);
   ti_balance b;
   b.sort = (ti_weighted *)mem;  // every list has room for n_slot entries, the widest first

@@ -137,7 +137,7 @@ typedef struct round_state {
   routing k;
   uint32_t seed;
   bool padded;
-  char x[MAX_ROW * DIM * 4], out[MAX_ROW * DIM * 4];
+  _Alignas(8) char x[MAX_ROW * DIM * 4], out[MAX_ROW * DIM * 4];
   int32_t experts[MAX_ROW * N_TOP];
   float weights[MAX_ROW * N_TOP];
   char *y;
