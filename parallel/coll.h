@@ -38,8 +38,8 @@ typedef struct ti_coll_op {
   size_t n;                                                               // ALL_REDUCE, BROADCAST: elements
   const size_t *counts;                                                   // [size] REDUCE_SCATTER, ALL_GATHER: elements a rank (host)
   const size_t *send_counts, *send_offsets, *recv_counts, *recv_offsets;  // [size] ALL_TO_ALL, elements (host)
-  size_t *got;  // ALL_TO_ALL over host memory, [size] or NULL. Set: recv_counts are upper bounds, and wait puts what came here; every pair sends a
-                // message
+  // ALL_TO_ALL over host memory, [size] or NULL. Set: recv_counts are upper bounds, every pair sends a message, and its length is put here.
+  size_t *got;
   int root;
   void *stream;        // the device's stream; NULL on CPUs
   uint64_t state[24];  // the implementation's, valid from post to done

@@ -20,10 +20,10 @@
 //
 // Split calls so that work can run underneath: *_post starts, *_wait ends; between them the caller may compute and call `progress`.
 // micro: which of two independent buffer sets (two-micro-batch overlap), 0 or 1.
-// The caller's memory: x until dispatch_wait; experts and weights for the call of dispatch_post only; y until combine_wait. Padding rows of the
-// blocks hold anything. slots >= ep is not required: a rank may hold no expert. A call out of its order is TI_ERR_ARG; after an error only destroy is
-// of use. weights NULL: all 1. Errors: TI_ERR_ABORTED, TI_ERR_TIMEOUT, TI_ERR_RANGE (a peer sent an expert or count out of range: named in the log).
-// No allocation after prepare.
+// The caller's memory: x until dispatch_wait; experts and weights for the call of dispatch_post only; y until combine_wait.
+// Padding rows of the blocks hold anything. A rank may hold no expert (fewer slots than ep groups). weights NULL: all 1.
+// Waits are bounded by ti_coll_set_timeout. A call out of its order is TI_ERR_ARG; after any other error only destroy is of use.
+// Errors: TI_ERR_ABORTED, TI_ERR_TIMEOUT, TI_ERR_RANGE (a peer sent an expert or count out of range: named in the log). No allocation after create.
 #ifndef TI_PARALLEL_EXPERT_EXCHANGE_H
 #define TI_PARALLEL_EXPERT_EXCHANGE_H
 #include <stdbool.h>
