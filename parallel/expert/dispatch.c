@@ -42,11 +42,16 @@ static ti_status route(ti_exchange *x, ti_micro *m, const ti_dispatch_args *a) {
         m->group_rows[g]++;
       }
     }
-  for (int g = 0; g < ep; g++)
+  for (int g = 0; g < ep; g++) {
+    if (m->group_routes[g] > x->route_cap) {
+      ti_log_error("exchange: routes=%d to ep group %d, limit=%d: rows name an expert more than once", m->group_routes[g], g, x->route_cap);
+      return TI_ERR_RANGE;
+    }
     for (int s = x->group_first[g], at = 0; s < x->group_first[g + 1]; s++) {
       m->slot_begin[s] = at;
       at += m->slot_rows[s];
     }
+  }
   return TI_OK;
 }
 

@@ -109,16 +109,18 @@ static ti_status size_up(ti_exchange *x, ti_error *err) {
   const ti_exchange_config *c = &x->cfg;
   const size_t W = (size_t)c->mesh.workers, row = (size_t)c->dim * (size_t)ti_dtype_block_bytes(c->dtype);
   const size_t routes = (size_t)c->max_row * (size_t)c->n_top;
-  const size_t blocks = W * routes + (size_t)x->n_local * (size_t)c->align;
+  const size_t cap = (size_t)c->max_row * (size_t)(c->n_top < x->max_local ? c->n_top : x->max_local);  // a row's experts are distinct
+  const size_t blocks = W * cap + (size_t)x->n_local * (size_t)c->align;
   x->row_bytes = row;
   x->region_bytes = ti_size_align(TI_MESSAGE_HEAD + routes * 8, 64) + ti_size_align((size_t)c->max_row * row, 64);
-  x->back_bytes = ti_size_align((c->deterministic ? routes : (size_t)c->max_row) * row, 64);
+  x->back_bytes = ti_size_align((c->deterministic ? cap : (size_t)c->max_row) * row, 64);
   if (blocks > INT_MAX || x->region_bytes > INT_MAX || x->back_bytes > INT_MAX)
     return ti_error_set(err, TI_ERR_RANGE, "exchange: %d rows of %zu bytes with %d experts each: a peer's message would exceed 2 GiB; lower max_row",
                         c->max_row, row, c->n_top);
-  x->route_cap = (int)routes;
+  x->route_cap = (int)cap;
+  x->capacity = (int)blocks;
   x->blocks_bytes = blocks * row;
-  x->place_bytes = c->deterministic ? 0 : W * routes * sizeof(int32_t);
+  x->place_bytes = c->deterministic ? 0 : W * cap * sizeof(int32_t);
   return TI_OK;
 }
 
@@ -260,6 +262,8 @@ void ti_exchange_destroy(ti_exchange *x) {
   free(x->slot_of);
   free(x);
 }
+
+int ti_exchange_capacity(const ti_exchange *x) { return x->capacity; }
 
 void ti_exchange_stats_take(ti_exchange *x, ti_exchange_stats *out) {
   x->stats.slowest_peer = -1;

@@ -21,9 +21,9 @@
 // Split calls so that work can run underneath: *_post starts, *_wait ends; between them the caller may compute and call `progress`.
 // micro: which of two independent buffer sets (two-micro-batch overlap), 0 or 1.
 // The caller's memory: x until dispatch_wait; experts and weights for the call of dispatch_post only; y until combine_wait.
-// Padding rows of the blocks hold anything. A rank may hold no expert (fewer slots than ep groups). weights NULL: all 1.
-// Waits are bounded by ti_coll_set_timeout. A call out of its order is TI_ERR_ARG; after any other error only destroy is of use.
-// Errors: TI_ERR_ABORTED, TI_ERR_TIMEOUT, TI_ERR_RANGE (a peer sent an expert or count out of range: named in the log). No allocation after create.
+// Padding rows of the blocks hold anything. The experts of a row are distinct. A rank may hold no expert (fewer slots than ep groups). weights NULL:
+// all 1. Waits are bounded by ti_coll_set_timeout. A call out of its order is TI_ERR_ARG; after any other error only destroy is of use. Errors:
+// TI_ERR_ABORTED, TI_ERR_TIMEOUT, TI_ERR_RANGE (a peer sent an expert or count out of range: named in the log). No allocation after create.
 #ifndef TI_PARALLEL_EXPERT_EXCHANGE_H
 #define TI_PARALLEL_EXPERT_EXCHANGE_H
 #include <stdbool.h>
@@ -78,6 +78,8 @@ typedef struct ti_exchange_stats {  // since the last call of ti_exchange_stats_
 // world: all workers, rank = worker index; borrowed. Collective.
 ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, const ti_placement *p, ti_exchange **out, ti_error *err) TI_MUST_CHECK;
 void ti_exchange_destroy(ti_exchange *x);
+// The most rows that the blocks of one dispatch can have here, padding included: workers * max_row * min(n_top, slots of a rank) + n_local * align.
+int ti_exchange_capacity(const ti_exchange *x);
 // The most rows that blocks can hold (ti_dispatch_out.capacity never exceeds it): what the experts' activations are sized by.
 int ti_exchange_capacity(const ti_exchange *x);
 // Another placement of the same slot count from the next dispatch on (all ranks at the same plan).

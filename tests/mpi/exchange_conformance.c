@@ -97,6 +97,7 @@ static void check_blocks(const world_case *c, routing k, uint32_t seed, const ti
     CHECK(o->count[l] == n, "block %d has %d rows, not %d", l, o->count[l], n);
     at += (n + ALIGN - 1) / ALIGN * ALIGN;
   }
+  CHECK(at <= ti_exchange_capacity(c->x), "%d rows, capacity %d", at, ti_exchange_capacity(c->x));
   CHECK(o->capacity == at && o->offset[o->n_local] == at, "capacity %d, not %d", o->capacity, at);
   CHECK(bad == 0, "%s: %zu numbers differ", routing_names[k], bad);
 }
@@ -290,6 +291,10 @@ static void test_bad_calls(ti_coll *world, const ti_placement *p) {
   int32_t experts[N_TOP] = {0, N_EXPERT, 0};
   ti_dispatch_out o;
   CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){x, experts, NULL, 1, 0, true}) == TI_ERR_RANGE, "expert %d", N_EXPERT);
+  static int32_t
+      same_expert[MAX_ROW * N_TOP];  // three times expert 0 in every row: more than its rank's blocks have room for, where it has fewer slots
+  if ((p->n_slot + W - 1) / W < N_TOP)
+    CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){x, same_expert, NULL, MAX_ROW, 0, true}) == TI_ERR_RANGE, "an expert named three times");
   CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){x, experts, NULL, MAX_ROW + 1, 0, true}) == TI_ERR_RANGE, "too many rows");
   CHECK(ti_exchange_dispatch_wait(c.x, 0, &o) == TI_ERR_ARG, "wait before post");
   CHECK(ti_exchange_combine_post(c.x, 0, x) == TI_ERR_ARG, "combine before dispatch");
