@@ -38,6 +38,8 @@ typedef struct ti_coll_op {
   size_t n;                                                               // ALL_REDUCE, BROADCAST: elements
   const size_t *counts;                                                   // [size] REDUCE_SCATTER, ALL_GATHER: elements a rank (host)
   const size_t *send_counts, *send_offsets, *recv_counts, *recv_offsets;  // [size] ALL_TO_ALL, elements (host)
+  // ALL_TO_ALL over host memory, [size] or NULL. Set: recv_counts are upper bounds, every pair sends a message, and its length is put here.
+  size_t *got;
   int root;
   void *stream;        // the device's stream; NULL on CPUs
   uint64_t state[24];  // the implementation's, valid from post to done
@@ -48,6 +50,7 @@ typedef struct ti_coll_ops {
   const char *name;  // "self", "mpi", "nccl"
   // Largest operation in bytes (send or recv side) and operations in flight at once (1..4). Set-up only; collective. May be called again, with
   // nothing in flight; it only grows. An operation beyond it: TI_ERR_RANGE; one more in flight: TI_ERR_FULL.
+  // One message is below 2 GiB. REDUCE_SCATTER: counts may be uneven as long as size * counts[rank] is at most max_bytes + 64 MiB.
   ti_status (*reserve)(ti_coll *c, size_t max_bytes, int max_in_flight);
   ti_status (*post)(ti_coll *c, ti_coll_op *op);
   ti_status (*test)(ti_coll *c, ti_coll_op *op);  // TI_OK done, TI_INPROGRESS, or an error

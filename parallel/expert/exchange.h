@@ -9,8 +9,8 @@
 //                                                   offset  0                 8
 //   y [n_row, dim] = sum over j of weights[r, j] * expert(r, j)      <------ combine of the GEMMs' output, same blocks
 //
-// One copy of a row travels to a destination rank, however many of its experts are chosen there. A source's row reaches all etp ranks of the expert's ep
-// group. Within a block rows stand in (source rank, row) order, so that block contents do not depend on timing.
+// One copy of a row travels to a destination rank, however many of its experts are chosen there. A source's row reaches all etp ranks of the expert's
+// ep group. Within a block rows stand in (source rank, row) order, so that block contents do not depend on timing.
 //
 // Combine, two forms (DESIGN 7): deterministic: one row a (row, expert, etp) travels and the source sums j ascending, etp ascending; else each rank
 // first sums its own experts (j ascending) and one row a (row, rank) travels, summed by rank ascending. Both are fixed orders.
@@ -20,7 +20,10 @@
 //
 // Split calls so that work can run underneath: *_post starts, *_wait ends; between them the caller may compute and call `progress`.
 // micro: which of two independent buffer sets (two-micro-batch overlap), 0 or 1.
-// Errors: TI_ERR_ABORTED, TI_ERR_TIMEOUT, TI_ERR_RANGE (a peer sent an expert or count out of range: named in the log). No allocation after prepare.
+// The caller's memory: x until dispatch_wait; experts and weights for the call of dispatch_post only; y until combine_wait.
+// Padding rows of the blocks hold anything. The experts of a row are distinct. A rank may hold no expert (fewer slots than ep groups). weights NULL:
+// all 1. Waits are bounded by ti_coll_set_timeout. A call out of its order is TI_ERR_ARG; after any other error only destroy is of use. Errors:
+// TI_ERR_ABORTED, TI_ERR_TIMEOUT, TI_ERR_RANGE (a peer sent an expert or count out of range: named in the log). No allocation after create.
 #ifndef TI_PARALLEL_EXPERT_EXCHANGE_H
 #define TI_PARALLEL_EXPERT_EXCHANGE_H
 #include <stdbool.h>
@@ -32,20 +35,20 @@
 // Which rank's slot holds which expert: `slots` physical experts, some of them replicas. Arrays owned by the placement's maker.
 typedef struct ti_placement {
   uint32_t version;
-  int n_expert, n_slot;    // n_slot = n_expert + redundant
-  const int32_t *slot_expert;   // [n_slot] logical expert of each physical slot; slots of ep group g are ti_split(n_slot, ep, g)
-  const int32_t *replica_first; // [n_expert + 1] into replica_slot
-  const int32_t *replica_slot;  // [n_slot] slots of each expert, ascending
+  int n_expert, n_slot;          // n_slot = n_expert + redundant
+  const int32_t *slot_expert;    // [n_slot] logical expert of each physical slot; slots of ep group g are ti_split(n_slot, ep, g)
+  const int32_t *replica_first;  // [n_expert + 1] into replica_slot
+  const int32_t *replica_slot;   // [n_slot] slots of each expert, ascending
 } ti_placement;
 
 typedef struct ti_exchange_config {
   ti_mesh mesh;
-  int worker;           // this rank
+  int worker;  // this rank
   int dim, n_top;
-  int max_row;          // most rows a rank hands over in one dispatch
-  int align;            // of expert blocks, in rows
-  ti_dtype dtype;       // of rows on the wire and in blocks: F32 or BF16 (E4M3 + scales on GPUs)
-  bool deterministic;   // the combine's form
+  int max_row;         // most rows a rank hands over in one dispatch
+  int align;           // of expert blocks, in rows
+  ti_dtype dtype;      // of rows on the wire and in blocks: F32 or BF16 (E4M3 + scales on GPUs)
+  bool deterministic;  // the combine's form
 } ti_exchange_config;
 
 typedef struct ti_exchange ti_exchange;
@@ -60,21 +63,23 @@ typedef struct ti_dispatch_args {
 } ti_dispatch_args;
 
 typedef struct ti_dispatch_out {
-  const void *rows;        // [capacity, dim] blocks, valid until the next dispatch with the same micro
+  const void *rows;               // [capacity, dim] blocks, valid until the next dispatch_post with the same micro
   const int32_t *count, *offset;  // [local slots], [local slots + 1]
-  int n_local;             // physical experts here
-  int capacity;            // rows of all blocks
+  int n_local;                    // physical experts here
+  int capacity;                   // rows of all blocks, padding included: offset[n_local]
 } ti_dispatch_out;
 
 typedef struct ti_exchange_stats {  // since the last call of ti_exchange_stats_take
   uint64_t dispatch_ns, combine_ns, exposed_ns, bytes_sent, rows_sent, rows_here;
-  int slowest_peer;        // whom the waits were for
+  int slowest_peer;  // whom the waits were for
   uint64_t slowest_ns;
 } ti_exchange_stats;
 
 // world: all workers, rank = worker index; borrowed. Collective.
 ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, const ti_placement *p, ti_exchange **out, ti_error *err) TI_MUST_CHECK;
 void ti_exchange_destroy(ti_exchange *x);
+// The most rows that the blocks of one dispatch can have here, padding included: workers * max_row * min(n_top, slots of a rank) + n_local * align.
+int ti_exchange_capacity(const ti_exchange *x);
 // The most rows that blocks can hold (ti_dispatch_out.capacity never exceeds it): what the experts' activations are sized by.
 int ti_exchange_capacity(const ti_exchange *x);
 // Another placement of the same slot count from the next dispatch on (all ranks at the same plan).

@@ -6,16 +6,17 @@
 // the buffers.
 #include "parallel/coll.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "parallel/lazy.h"
 #include "parallel/mpi/mpi_priv.h"
 
 #define GIVE_UP_US 20000
+#define STAGE_SLACK ((size_t)64 << 20)
 
 static ti_mpi_coll *impl(ti_coll *c) { return (ti_mpi_coll *)c; }  // head is the first member
 
@@ -43,8 +44,8 @@ static ti_status bad_message(const ti_mpi_coll *m, int peer, size_t want, int go
   return TI_ERR_PEER;
 }
 
-// Progresses the slot's requests; TI_OK when all are complete.
-static ti_status progress(ti_mpi_coll *m, ti_mpi_slot *s) {
+// Progresses the slot's requests; TI_OK when all are complete. sizes: where receives may be shorter than agreed, what came from each rank.
+static ti_status progress(ti_mpi_coll *m, ti_mpi_slot *s, size_t *sizes) {
   int n_done = 0;
   const int code = MPI_Testsome(s->n_req, s->req, &n_done, m->done, m->status);
   if (n_done == MPI_UNDEFINED) n_done = 0;
@@ -55,7 +56,8 @@ static ti_status progress(ti_mpi_coll *m, ti_mpi_slot *s) {
     if (k < s->n_recv) m->head.late_rank = s->peer[k];
     int got = 0;
     if (error == MPI_SUCCESS && k < s->n_recv) MPI_Get_count(&m->status[i], MPI_BYTE, &got);
-    if (error != MPI_SUCCESS || (k < s->n_recv && (size_t)got != s->bytes[k])) st = bad_message(m, s->peer[k], s->bytes[k], got, error);
+    if (sizes && k < s->n_recv) sizes[s->peer[k]] = (size_t)got;  // in bytes until finish
+    if (error != MPI_SUCCESS || (k < s->n_recv && !sizes && (size_t)got != s->bytes[k])) st = bad_message(m, s->peer[k], s->bytes[k], got, error);
   }
   if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) st = bad_message(m, s->peer[0], s->bytes[0], 0, code);
   if (st) return st;
@@ -94,6 +96,10 @@ static ti_status finish(ti_mpi_coll *m, ti_coll_op *op, ti_status st) {
   ti_mpi_slot *s = &m->slot[op->state[0] - 1];
   if (st == TI_OK) {
     s->busy = false;
+    if (op->kind == TI_COLL_ALL_TO_ALL && op->got) {
+      for (int r = 0; r < m->head.size; r++)
+        op->got[r] = r == m->head.rank ? op->send_counts[r] : op->got[r] / (size_t)ti_dtype_block_bytes(op->dtype);
+    }
   } else {
     name_late(m, s);
     give_up(m, s);
@@ -105,26 +111,28 @@ static ti_status finish(ti_mpi_coll *m, ti_coll_op *op, ti_status st) {
 
 static ti_status mpi_reserve(ti_coll *c, size_t max_bytes, int max_in_flight) {
   ti_mpi_coll *m = impl(c);
-  if (max_in_flight < 1 || max_in_flight > TI_MPI_SLOTS || max_bytes > INT_MAX) return TI_ERR_ARG;
+  if (max_in_flight < 1 || max_in_flight > TI_MPI_SLOTS) return TI_ERR_ARG;
   for (int i = 0; i < m->n_slot; i++)
     if (m->slot[i].busy) return TI_ERR_ARG;
   const size_t size = (size_t)c->size;
   if (max_bytes < m->max_bytes) max_bytes = m->max_bytes;
   if (max_in_flight < m->n_slot) max_in_flight = m->n_slot;
   size_t stage;
-  if (!ti_size_mul(size, ti_size_align(max_bytes + 1, 64), &stage)) return TI_ERR_RANGE;
+  if (max_bytes > SIZE_MAX / 2 / size) return TI_ERR_RANGE;
+  stage = max_bytes + ti_size_min((size - 1) * max_bytes, STAGE_SLACK);
   for (int i = 0; i < max_in_flight; i++) {
     ti_mpi_slot *s = &m->slot[i];
     if (!s->req) s->req = malloc(2 * size * sizeof *s->req);
     if (!s->peer) s->peer = calloc(2 * size, sizeof *s->peer);
     if (!s->bytes) s->bytes = calloc(2 * size, sizeof *s->bytes);
-    if (max_bytes > m->max_bytes || !s->stage) {
-      free(s->stage);
-      s->stage = aligned_alloc(64, stage);
+    if (!s->stage || stage > m->stage_bytes) {
+      ti_lazy_free(s->stage, m->stage_bytes);
+      s->stage = ti_lazy_alloc(stage);
     }
     if (!s->req || !s->peer || !s->bytes || !s->stage) return TI_ERR_NOMEM;
   }
   m->max_bytes = max_bytes;
+  m->stage_bytes = stage;
   m->n_slot = max_in_flight;
   return TI_OK;
 }
@@ -152,7 +160,7 @@ static ti_status mpi_test(ti_coll *c, ti_coll_op *op) {
   if (op->state[0] == 0) return (ti_status)op->state[1];
   if (is_aborted(m)) return finish(m, op, TI_ERR_ABORTED);
   ti_mpi_slot *s = &m->slot[op->state[0] - 1];
-  ti_status st = progress(m, s);
+  ti_status st = progress(m, s, op->kind == TI_COLL_ALL_TO_ALL ? op->got : NULL);
   if (st == TI_OK) st = ti_mpi_steps_next(m, s, op);
   return st == TI_INPROGRESS ? st : finish(m, op, st);
 }
@@ -183,7 +191,7 @@ static void mpi_fini(ti_coll *c) {
     if (m->slot[i].busy && c->abandoned == 0) give_up(m, &m->slot[i]);
   if (c->abandoned == 0) {  // else MPI may still touch them: leaked on purpose
     for (int i = 0; i < TI_MPI_SLOTS; i++) {
-      free(m->slot[i].stage);
+      ti_lazy_free(m->slot[i].stage, m->stage_bytes);
       free(m->slot[i].bytes);
       free(m->slot[i].peer);
       free(m->slot[i].req);

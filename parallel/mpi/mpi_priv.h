@@ -28,7 +28,7 @@ typedef struct ti_mpi_slot {  // one operation in flight
   MPI_Request *req;           // [2 * size]
   int *peer;                  // [2 * size] rank of each request
   size_t *bytes;              // [2 * size] expected
-  char *stage;                // [size * max_bytes] where partial sums' inputs land; untouched pages cost nothing
+  char *stage;                // [stage_bytes] where a sum's inputs land
 } ti_mpi_slot;
 
 typedef struct ti_mpi_coll {
@@ -38,7 +38,7 @@ typedef struct ti_mpi_coll {
   int *world;    // [size] MPI_COMM_WORLD ranks
   int tag;       // of the creation
   uint32_t seq;  // operations posted: the message tag
-  size_t max_bytes;
+  size_t max_bytes, stage_bytes;
   int n_slot;
   ti_mpi_slot slot[TI_MPI_SLOTS];
   const void **src;    // [size] inputs of a sum
@@ -60,7 +60,7 @@ void ti_sum_bf16(uint16_t *dst, const uint16_t *const *src, int n_src, size_t n)
 // create.c. A communicator of world_ranks (this process among them), and this process's rank in it.
 ti_status ti_mpi_comm_create(const int *world_ranks, int n, int tag, MPI_Comm *out, int *rank, ti_error *err);
 
-// Sleeps between tests: 50 tests at once, then 20 us pauses that grow to 1 ms. n_test counts the caller's tests.
+// Between tests: 50 at once, then 100 that yield the core, then 20 us pauses that grow to 1 ms. n_test counts the caller's tests.
 void ti_mpi_pause(unsigned n_test);
 
 #endif

@@ -32,11 +32,13 @@ ti_status ti_mpi_steps_check(const ti_mpi_coll *m, const ti_coll_op *op) {
   if (op->kind == TI_COLL_BROADCAST && (op->root < 0 || op->root >= size)) return TI_ERR_ARG;
   if (op->kind == TI_COLL_ALL_GATHER || op->kind == TI_COLL_REDUCE_SCATTER) n = total(op->counts, size);
   if (op->kind == TI_COLL_ALL_TO_ALL) {
-    if (op->send_counts[rank] != op->recv_counts[rank]) return TI_ERR_ARG;
+    if (op->got ? op->send_counts[rank] > op->recv_counts[rank] : op->send_counts[rank] != op->recv_counts[rank]) return TI_ERR_ARG;
     const size_t out = total(op->send_counts, size), in = total(op->recv_counts, size);
     n = out > in ? out : in;
   }
-  return n <= m->max_bytes / width_of(op) ? TI_OK : TI_ERR_RANGE;
+  if (n > m->max_bytes / width_of(op)) return TI_ERR_RANGE;
+  if (op->kind == TI_COLL_REDUCE_SCATTER && op->counts[rank] * (size_t)size * width_of(op) > m->stage_bytes) return TI_ERR_RANGE;
+  return TI_OK;
 }
 
 static ti_status failed(const ti_mpi_coll *m, int peer, int code) {
@@ -45,6 +47,7 @@ static ti_status failed(const ti_mpi_coll *m, int peer, int code) {
 }
 
 static ti_status add_recv(ti_mpi_coll *m, ti_mpi_slot *s, int peer, void *to, size_t bytes) {
+  if (bytes > INT_MAX) return TI_ERR_RANGE;
   const int code = MPI_Irecv(to, (int)bytes, MPI_BYTE, peer, s->tag, m->comm, &s->req[s->n_req]);
   if (code != MPI_SUCCESS) return failed(m, peer, code);
   s->peer[s->n_req] = peer;
@@ -55,6 +58,7 @@ static ti_status add_recv(ti_mpi_coll *m, ti_mpi_slot *s, int peer, void *to, si
 }
 
 static ti_status add_send(ti_mpi_coll *m, ti_mpi_slot *s, int peer, const void *from, size_t bytes) {
+  if (bytes > INT_MAX) return TI_ERR_RANGE;
   const int code = MPI_Isend(from, (int)bytes, MPI_BYTE, peer, s->tag, m->comm, &s->req[s->n_req]);
   if (code != MPI_SUCCESS) return failed(m, peer, code);
   s->peer[s->n_req] = peer;
@@ -63,7 +67,7 @@ static ti_status add_send(ti_mpi_coll *m, ti_mpi_slot *s, int peer, const void *
   return TI_OK;
 }
 
-// What rank p is sent and what it sends here, in bytes. Filled by kind; `always`: empty messages travel too (barrier).
+// What rank p is sent and what it sends here, in bytes.
 typedef struct ti_message {
   const char *from;
   char *to;
@@ -73,7 +77,8 @@ typedef void (*message_fn)(const ti_mpi_coll *m, const ti_mpi_slot *s, const ti_
 
 // Receives first, then sends; each rank starts with its right neighbour, so that not everybody writes to rank 0 at once.
 static ti_status post_all(ti_mpi_coll *m, ti_mpi_slot *s, const ti_coll_op *op, message_fn fn) {
-  const int size = m->head.size, rank = m->head.rank, always = op->kind == TI_COLL_BARRIER;
+  const int size = m->head.size, rank = m->head.rank;
+  const bool always = op->kind == TI_COLL_BARRIER || (op->kind == TI_COLL_ALL_TO_ALL && op->got);  // empty messages travel too
   ti_status st = TI_OK;
   ti_message msg;
   s->n_req = s->n_recv = s->n_open = 0;

@@ -25,7 +25,8 @@ static ti_status self_post(ti_coll *c, ti_coll_op *op) {
       copy(op, 0, 0, op->counts[0]);
       break;
     case TI_COLL_ALL_TO_ALL:
-      if (op->send_counts[0] != op->recv_counts[0]) return TI_ERR_ARG;
+      if (op->got ? op->send_counts[0] > op->recv_counts[0] : op->send_counts[0] != op->recv_counts[0]) return TI_ERR_ARG;
+      if (op->got) op->got[0] = op->send_counts[0];
       copy(op, op->send_offsets[0], op->recv_offsets[0], op->send_counts[0]);
       break;
     case TI_COLL_BARRIER:

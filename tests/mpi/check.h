@@ -17,7 +17,7 @@ static int check_rank, check_failed, check_done;
   } while (0)
 
 static inline int check_end(const char *name) {
-  if (check_rank == 0 || check_failed) printf("%s: rank %d: %d checks, %d failed\n", name, check_rank, check_done, check_failed);
+  if (check_rank == 0 || check_failed) printf("%s: rank %d: %d checks, %d bad\n", name, check_rank, check_done, check_failed);
   return check_failed != 0;
 }
 

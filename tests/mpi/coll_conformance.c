@@ -124,6 +124,35 @@ static void test_all_to_all(ti_coll *c, char *a, char *b, ti_dtype t, size_t n, 
   CHECK(bad == 0, "all_to_all %s %zu: %zu differ", ti_dtype_name(t), n, bad);
 }
 
+// Receives with an upper bound only: each pair's message says by itself how long it is.
+static void test_all_to_all_bounded(ti_coll *c) {
+  char a[MAX_SIZE * 64], b[MAX_SIZE * 64];
+  size_t sc[MAX_SIZE], at[MAX_SIZE], rc[MAX_SIZE], got[MAX_SIZE];
+  for (int p = 0; p < c->size; p++) {
+    at[p] = (size_t)p * 64;
+    sc[p] = (size_t)((c->rank * 5 + p * 3) % 7);
+    rc[p] = 64;
+    memset(a + at[p], 'a' + c->rank, 64);
+  }
+  memset(b, 0, sizeof b);
+  const ti_status st = run(c, (ti_coll_op){
+                                  .kind = TI_COLL_ALL_TO_ALL,
+                                  .dtype = TI_U8,
+                                  .send = a,
+                                  .recv = b,
+                                  .send_counts = sc,
+                                  .send_offsets = at,
+                                  .recv_counts = rc,
+                                  .recv_offsets = at,
+                                  .got = got,
+                              });
+  CHECK(st == TI_OK, "bounded all_to_all: %s", ti_status_name(st));
+  for (int p = 0; p < c->size; p++) {
+    CHECK(got[p] == (size_t)((p * 5 + c->rank * 3) % 7), "from %d: %zu", p, got[p]);
+    for (size_t i = 0; i < 64; i++) CHECK(b[at[p] + i] == (i < got[p] ? 'a' + p : 0), "from %d, byte %zu", p, i);
+  }
+}
+
 static void test_broadcast(ti_coll *c, char *a, ti_dtype t, size_t n, uint32_t seed) {
   for (int root = 0; root < c->size; root++) {
     fill(a, t, seed, c->rank, n);
@@ -276,6 +305,7 @@ static void test_subsets(ti_coll *world) {
 static void suite(ti_coll *c) {
   test_values(c);
   test_same_bits_at_every_size(c);
+  test_all_to_all_bounded(c);
   test_in_flight_and_limits(c);
 }
 

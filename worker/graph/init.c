@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/size.h"
+#include "parallel/expert/placement.h"
 #include "worker/graph/graph.h"
 
 static long max3(long a, long b, long c) { return a > b ? (a > c ? a : c) : (b > c ? b : c); }
@@ -95,7 +96,7 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   g->n_lane = cfg->overlap && c->moe.n_expert ? 2 : 1;
   ti_status st = TI_OK;
   if (cfg->tp->size > TI_GRAPH_RANKS) return ti_error_set(err, TI_ERR_ARG, "--tensor-parallel-size %d: at most %d", cfg->tp->size, TI_GRAPH_RANKS);
-  if (c->moe.n_expert) st = ti_placement_create(c->moe.n_expert, cfg->mesh.ep, &g->placement, err);
+  if (c->moe.n_expert) st = ti_placement_identity(c->moe.n_expert, 0, &g->placement, err);
   if (!st)
     st = ti_weights_load(&(ti_weights_options){.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp}, &g->w, err);
   if (!st && c->moe.n_expert) st = init_experts(g, err);
