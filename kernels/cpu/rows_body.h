@@ -106,7 +106,7 @@ static void rope_rows(void *arg, int thread, int n_threads) {
   for (int r = lo; r < hi; r++) {
     for (int i = 0; i < half; i += VL) {
       vf sv, cv;
-      vf_sincos_at((double)a->position[r], freq + i, &sv, &cv);
+      vf_sincos_at((float)a->position[r], freq + i, &sv, &cv);
       vf_store(s + i, vf_mul(sv, vf_set1(a->attn_factor)));
       vf_store(c + i, vf_mul(cv, vf_set1(a->attn_factor)));
     }

@@ -133,14 +133,14 @@ TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {  // times 2^-8
   *b = _mm256_cvtph_ps(_mm256_extracti128_si256(r, 1));
 }
 
-// pos * freq[i] for VL frequencies in double, reduced to r in [-pi/4, pi/4] and the quarter turns taken off, modulo 4.
-TI_INLINE void vf_angle(double pos, const float *freq, vf *r, vi *quarter) {
-  const __m256d p = _mm256_set1_pd(pos), two_pi = _mm256_set1_pd(0.63661977236758134308), hi = _mm256_set1_pd(1.57079632679489661923);
-  const __m256 f = _mm256_loadu_ps(freq);
+// pos * freq[i] for VL frequencies: the product in fp32, as models are trained, then reduced in double to r in [-pi/4, pi/4] and the quarter turns taken off, modulo 4.
+TI_INLINE void vf_angle(float pos, const float *freq, vf *r, vi *quarter) {
+  const __m256d two_pi = _mm256_set1_pd(0.63661977236758134308), hi = _mm256_set1_pd(1.57079632679489661923);
+  const __m256 f = _mm256_mul_ps(_mm256_set1_ps(pos), _mm256_loadu_ps(freq));
   __m128 out[2];
   __m128i q[2];
   for (int i = 0; i < 2; i++) {
-    const __m256d x = _mm256_mul_pd(p, _mm256_cvtps_pd(i ? _mm256_extractf128_ps(f, 1) : _mm256_castps256_ps128(f)));
+    const __m256d x = _mm256_cvtps_pd(i ? _mm256_extractf128_ps(f, 1) : _mm256_castps256_ps128(f));
     const __m256d n = _mm256_round_pd(_mm256_mul_pd(x, two_pi), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     out[i] = _mm256_cvtpd_ps(_mm256_fnmadd_pd(n, hi, x));
     q[i] = _mm256_cvtpd_epi32(n);

@@ -106,12 +106,12 @@ TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {
   *b = _mm512_cvtph_ps(e4m3_to_half16((const uint8_t *)p + 16));
 }
 
-TI_INLINE void vf_angle(double pos, const float *freq, vf *r, vi *quarter) {
-  const __m512d p = _mm512_set1_pd(pos), two_pi = _mm512_set1_pd(0.63661977236758134308), hi = _mm512_set1_pd(1.57079632679489661923);
+TI_INLINE void vf_angle(float pos, const float *freq, vf *r, vi *quarter) {
+  const __m512d two_pi = _mm512_set1_pd(0.63661977236758134308), hi = _mm512_set1_pd(1.57079632679489661923);
   __m256 out[2];
   __m256i q[2];
   for (int i = 0; i < 2; i++) {
-    const __m512d x = _mm512_mul_pd(p, _mm512_cvtps_pd(_mm256_loadu_ps(freq + 8 * i)));
+    const __m512d x = _mm512_cvtps_pd(_mm256_mul_ps(_mm256_set1_ps(pos), _mm256_loadu_ps(freq + 8 * i)));
     const __m512d n = _mm512_roundscale_pd(_mm512_mul_pd(x, two_pi), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     out[i] = _mm512_cvtpd_ps(_mm512_fnmadd_pd(n, hi, x));
     q[i] = _mm512_cvtpd_epi32(n);
