@@ -162,14 +162,18 @@ TI_INLINE void score_tile(const int Q, const int P, const float *q, const float 
   for (int i = 0; i < Q; i++) memcpy(out + i * SPAN, s + i * P, (size_t)P * sizeof *s);
 }
 
-static void scores(block *b, int lo, int hi) {
-  int i = 0;
-  for (; i + 4 <= b->n; i += 4)
-    for (int j = lo & ~7; j < hi; j += 2) score_tile(4, 2, b->q + i * b->dk, b->k + j, b->dk, b->p + i * SPAN + j);
-  for (; i + 2 <= b->n; i += 2)
-    for (int j = lo & ~7; j < hi; j += 4) score_tile(2, 4, b->q + i * b->dk, b->k + j, b->dk, b->p + i * SPAN + j);
-  for (; i < b->n; i++)
-    for (int j = lo & ~7; j < hi; j += 8) score_tile(1, 8, b->q + i * b->dk, b->k + j, b->dk, b->p + i * SPAN + j);
+// Scores of n (1, 2 or 4) vectors from i on, of the places lo..hi that one of them may attend.
+static void scores(block *b, int i, int n, int lo, int hi) {
+  const float *q = b->q + i * b->dk;
+  float *p = b->p + i * SPAN;
+  lo &= ~7;
+  if (n == 4) {
+    for (int j = lo; j < hi; j += 2) score_tile(4, 2, q, b->k + j, b->dk, p + j);
+  } else if (n == 2) {
+    for (int j = lo; j < hi; j += 4) score_tile(2, 4, q, b->k + j, b->dk, p + j);
+  } else {
+    for (int j = lo; j < hi; j += 8) score_tile(1, 8, q, b->k + j, b->dk, p + j);
+  }
 }
 
 TI_INLINE void value_tile(const int Q, const int D, const float *p, const float *const *v, int lo, int hi, float *acc, int ld, int c) {
@@ -286,31 +290,37 @@ static void add_single(block *b, int i, int p0, range r) {
   }
 }
 
-static void one_span(block *b, int p0, int lo, int hi) {
-  range r[ROWS];
-  bool live[ROWS];
-  load_span(b, p0, lo, hi);
-  scores(b, lo, hi);
-  for (int i = 0; i < b->n; i++) {
-    r[i] = in_span(&b->info[i], p0);
-    live[i] = soften(b, i, p0, r[i]);
+// Vectors i..i+n of a span: together where all of them attend, alone where not.
+static void some_vectors(block *b, int i, int n, int p0) {
+  range r[4], both = {0, SPAN}, any = {SPAN, 0};
+  bool live[4], together = n > 1;
+  for (int t = 0; t < n; t++) {
+    r[t] = in_span(&b->info[i + t], p0);
+    if (r[t].lo >= r[t].hi) continue;
+    any.lo = ti_cpu_min(any.lo, r[t].lo);
+    any.hi = ti_cpu_max(any.hi, r[t].hi);
   }
+  if (any.lo >= any.hi) return;
+  scores(b, i, n, any.lo, any.hi);
+  for (int t = 0; t < n; t++) {
+    live[t] = soften(b, i + t, p0, r[t]);
+    together &= live[t] && !masked_here(b, &b->info[i + t], p0, r[t]);
+    both.lo = ti_cpu_max(both.lo, r[t].lo);
+    both.hi = ti_cpu_min(both.hi, r[t].hi);
+  }
+  together &= both.lo < both.hi;
+  for (int t = 0; t < n; t++)
+    if (live[t]) add_single(b, i + t, p0, together ? (range){r[t].lo, both.lo} : r[t]);
+  if (!together) return;
+  add_values(b, i, n, both.lo, both.hi);
+  for (int t = 0; t < n; t++) add_single(b, i + t, p0, (range){both.hi, r[t].hi});
+}
+
+static void one_span(block *b, int p0, int lo, int hi) {
+  load_span(b, p0, lo, hi);
   for (int i = 0; i < b->n;) {
-    int n = b->n - i >= 4 ? 4 : b->n - i >= 2 ? 2 : 1;
-    range both = r[i];
-    bool together = n > 1;
-    for (int t = i; t < i + n; t++) {
-      together &= live[t] && !masked_here(b, &b->info[t], p0, r[t]);
-      both.lo = ti_cpu_max(both.lo, r[t].lo);
-      both.hi = ti_cpu_min(both.hi, r[t].hi);
-    }
-    together &= both.lo < both.hi;
-    for (int t = i; t < i + n; t++)
-      if (live[t]) add_single(b, t, p0, together ? (range){r[t].lo, both.lo} : r[t]);
-    if (together) {
-      add_values(b, i, n, both.lo, both.hi);
-      for (int t = i; t < i + n; t++) add_single(b, t, p0, (range){both.hi, r[t].hi});
-    }
+    const int n = b->n - i >= 4 ? 4 : b->n - i >= 2 ? 2 : 1;
+    some_vectors(b, i, n, p0);
     i += n;
   }
 }

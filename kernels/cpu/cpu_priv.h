@@ -18,9 +18,10 @@
 #include "base/team.h"
 #include "kernels/kernel.h"
 
-#define TI_CPU_SPAN 64        // places of KV that attention treats as one block, whatever the page size
-#define TI_CPU_FP8_BLOCK 128  // K numbers that share an activation scale, and the longest sum before promotion
-#define TI_CPU_MAX_DIM 1024   // of a head or a latent
+#define TI_CPU_SPAN 64         // places of KV that attention treats as one block, whatever the page size
+#define TI_CPU_FP8_BLOCK 128   // K numbers that share an activation scale, and the longest sum before promotion
+#define TI_CPU_FORK_NS 4000.0  // work of one thread above which the team is worth waking
+#define TI_CPU_MAX_DIM 1024    // of a head or a latent
 
 struct ti_dev {
   ti_team *team;
@@ -45,7 +46,7 @@ static inline int ti_cpu_min(int a, int b) { return a < b ? a : b; }
 static inline int ti_cpu_max(int a, int b) { return a > b ? a : b; }
 // Runs fn on the team, or here alone when `ns`, a guess at the time that one thread needs, is too little for a fork. fn(arg, 0, 1) must do the whole.
 static inline void ti_cpu_run(ti_dev *d, double ns, ti_team_fn fn, void *arg) {
-  if (d->threads == 1 || ns < 3000.0) {
+  if (d->threads == 1 || ns < TI_CPU_FORK_NS) {
     fn(arg, 0, 1);
   } else {
     ti_team_run(d->team, fn, arg);

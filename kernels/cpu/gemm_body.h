@@ -253,7 +253,7 @@ static void block_rows(const mat *m, int64_t p0, int64_t p1, int r0, int rows, t
   const ti_weight *w = m->w;
   const form stored = form_of(w);
   form f = stored;
-  if (rows > MR && stored == FORM_F16) f = FORM_F32;
+  if (rows > 3 * MR && stored == FORM_F16) f = FORM_F32;
   if (rows > MR && stored == FORM_E4M3) f = FORM_F32_RUNS;
   const int n_tile = (rows + MR - 1) / MR;
   for (int64_t p = p0; p < p1; p++) {
@@ -372,10 +372,13 @@ static void gemm_thread(void *arg, int thread, int n_threads) {
   }
 }
 
-static void run_gemms(gemm_run *run, int64_t panels, int rows, int64_t flops) {
+// bytes: of the weights, read once.
+static void run_gemms(gemm_run *run, int64_t panels, int rows, double flops, double bytes) {
   run->parts = panels < 4 * run->d->threads && rows >= 4 * MR * run->d->threads ? run->d->threads : 1;
-  ti_cpu_run(run->d, (double)flops / 50.0, gemm_thread, run);
+  ti_cpu_run(run->d, flops / 80.0 + bytes / 40.0, gemm_thread, run);
 }
+
+static double weight_bytes(const ti_weight *w) { return (double)w->n * (double)w->k * (double)form_bytes(form_of(w)); }
 
 static void set_x(const ti_dev *d, mat *m, const void *x, const float *x_scale) {
   const bool codes = m->w->dtype == TI_E4M3 && !(m->w->layout & TI_CPU_EXACT);
@@ -403,7 +406,7 @@ ti_status TI_ISA(ti_cpu_gemm)(ti_dev *d, const ti_gemm_args *a) {
   assert(a->out_dtype == TI_F32);
   _Static_assert(sizeof(scratch) <= (size_t)512 << 10, "ti_cpu_scratch_need");
   gemm_run run = {.d = d, .get = get_gemm, .args = a, .n = 1};
-  run_gemms(&run, (a->w->n + NR - 1) / NR, a->m, 2 * (int64_t)(a->m + 3) * a->w->n * a->w->k);
+  run_gemms(&run, (a->w->n + NR - 1) / NR, a->m, 2.0 * a->m * (double)(a->w->n * a->w->k), weight_bytes(a->w));
   return TI_OK;
 }
 
@@ -422,7 +425,7 @@ static void get_head(const void *args, const ti_dev *d, int h, mat *m) {
 ti_status TI_ISA(ti_cpu_gemm_heads)(ti_dev *d, const ti_gemm_heads_args *a) {
   gemm_run run = {.d = d, .get = get_head, .args = a, .n = a->n_head};
   const int64_t panels = (a->w->n + NR - 1) / NR * a->n_head;
-  run_gemms(&run, panels, a->m, 2 * (int64_t)(a->m + 3) * a->n_head * a->w->n * a->w->k);
+  run_gemms(&run, panels, a->m, 2.0 * a->m * a->n_head * (double)(a->w->n * a->w->k), a->n_head * weight_bytes(a->w));
   return TI_OK;
 }
 
@@ -435,11 +438,13 @@ static void get_expert(const void *args, const ti_dev *d, int e, mat *m) {
 
 ti_status TI_ISA(ti_cpu_grouped_gemm)(ti_dev *d, const ti_grouped_gemm_args *a) {
   gemm_run run = {.d = d, .get = get_expert, .args = a, .n = a->n_expert};
-  int64_t flops = 0;
+  double flops = 0.0, bytes = 0.0;
   for (int e = 0; e < a->n_expert; e++) {
     assert(a->offset[e] + a->count[e] <= a->capacity);
-    if (a->count[e] > 0) flops += 2 * (int64_t)(a->count[e] + 3) * a->w[e].n * a->w[e].k;
+    if (a->count[e] <= 0) continue;
+    flops += 2.0 * a->count[e] * (double)(a->w[e].n * a->w[e].k);
+    bytes += weight_bytes(&a->w[e]);
   }
-  run_gemms(&run, INT64_MAX, 0, flops);
+  run_gemms(&run, INT64_MAX, 0, flops, bytes);
   return TI_OK;
 }

@@ -133,7 +133,8 @@ TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {  // times 2^-8
   *b = _mm256_cvtph_ps(_mm256_extracti128_si256(r, 1));
 }
 
-// pos * freq[i] for VL frequencies: the product in fp32, as models are trained, then reduced in double to r in [-pi/4, pi/4] and the quarter turns taken off, modulo 4.
+// pos * freq[i] for VL frequencies: the product in fp32, as models are trained, then reduced in double to r in [-pi/4, pi/4] and the quarter turns
+// taken off, modulo 4.
 TI_INLINE void vf_angle(float pos, const float *freq, vf *r, vi *quarter) {
   const __m256d two_pi = _mm256_set1_pd(0.63661977236758134308), hi = _mm256_set1_pd(1.57079632679489661923);
   const __m256 f = _mm256_mul_ps(_mm256_set1_ps(pos), _mm256_loadu_ps(freq));
