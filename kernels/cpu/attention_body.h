@@ -74,14 +74,9 @@ static float scale_at(const uint8_t *p) {
   return s;
 }
 
-static void load_gqa(block *b, const uint8_t *page, int slot, int j) {
+static void unpack_gqa(block *b, const uint8_t *page, int slot, int j) {
   const ti_kv_layout *l = b->a->l;
   const uint8_t *k = page + (size_t)b->kv_head * l->head_stride + (size_t)slot * l->token_stride, *v = k + l->v_offset;
-  if (l->dtype == TI_F32 && b->dk == l->head_dim) {
-    b->k[j] = (const float *)(const void *)k;
-    b->v[j] = (const float *)(const void *)v;
-    return;
-  }
   float ks = 1.0f, vs = 1.0f;
   if (l->dtype == TI_E4M3) {
     const size_t at = ((size_t)b->kv_head * (size_t)l->page_tokens + (size_t)slot) * sizeof(float);
@@ -96,16 +91,12 @@ static void load_gqa(block *b, const uint8_t *page, int slot, int j) {
   b->v[j] = vd;
 }
 
-static void load_mla(block *b, const uint8_t *page, int slot, int j) {
+static void unpack_mla(block *b, const uint8_t *page, int slot, int j) {
   const ti_kv_layout *l = b->a->l;
   const uint8_t *src = page + (size_t)slot * l->token_stride;
   const int dim = l->latent + l->rope;
   b->k[j] = b->v[j] = b->kbuf + j * b->dk;
   float *dst = b->kbuf + j * b->dk;
-  if (l->dtype == TI_F32 && b->dk == dim && b->dv == l->latent) {
-    b->k[j] = b->v[j] = (const float *)(const void *)src;
-    return;
-  }
   if (l->dtype == TI_E4M3) {
     for (int c = 0; c < l->latent; c += TI_CPU_FP8_BLOCK) {
       unpack(TI_E4M3, src + c, TI_CPU_FP8_BLOCK, scale_at(src + l->latent + c / TI_CPU_FP8_BLOCK * 4), dst + c);
@@ -125,14 +116,25 @@ static void load_mla(block *b, const uint8_t *page, int slot, int j) {
 // Places p0 + [lo, hi); the pointers beside them are made valid up to the next multiple of 8, for the tiles' sake.
 static void load_span(block *b, int p0, int lo, int hi) {
   const att *a = b->a;
-  const uint8_t *page = NULL;
-  int slot = 0;
-  for (int j = lo; j < hi; j++, slot++) {
-    if (j == lo || slot == a->l->page_tokens) page = ti_cpu_kv_page(a->kv, a->l, a->layer, a->b, b->seq, p0 + j, &slot);
-    if (a->q2) {
-      load_mla(b, page, slot, j);
-    } else {
-      load_gqa(b, page, slot, j);
+  const ti_kv_layout *l = a->l;
+  const bool in_place = l->dtype == TI_F32 && b->dk == a->dk && b->dv == a->dv;
+  for (int j = lo, slot; j < hi;) {
+    const uint8_t *page = ti_cpu_kv_page(a->kv, l, a->layer, a->b, b->seq, p0 + j, &slot);
+    const int end = ti_cpu_min(hi, j + l->page_tokens - slot);
+    if (in_place) {
+      const uint8_t *k = page + (size_t)b->kv_head * l->head_stride + (size_t)slot * l->token_stride,
+                    *v = k + l->v_offset;  // MLA: both strides are 0
+      for (; j < end; j++, k += l->token_stride, v += l->token_stride) {
+        b->k[j] = (const float *)(const void *)k;
+        b->v[j] = (const float *)(const void *)v;
+      }
+    }
+    for (; j < end; j++, slot++) {
+      if (a->q2) {
+        unpack_mla(b, page, slot, j);
+      } else {
+        unpack_gqa(b, page, slot, j);
+      }
     }
   }
   for (int j = lo & ~7; j < lo; j++) b->k[j] = b->k[lo];

@@ -35,7 +35,10 @@ struct ti_dev {
   _Atomic int next;  // the next work item, where items are handed out one by one
 };
 
-enum { TI_CPU_EXACT = 1 };  // ti_weight.layout: never meets quantised activations
+enum {               // ti_weight.layout
+  TI_CPU_EXACT = 1,  // never meets quantised activations
+  TI_CPU_NAN = 2,    // E4M3 with a NaN somewhere
+};
 
 // What scratch must hold: attention's block (attention_body.h) and the GEMM's (gemm_body.h).
 #define TI_CPU_ATT_ROWS 32

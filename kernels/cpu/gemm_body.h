@@ -6,8 +6,9 @@
 // So a tile may stop at any run's end and go on from what it wrote: blocking over K costs no bits.
 //
 // Loops: up to MR rows stream whole panels (decode: several panels at once hide the FMA's latency). More rows go in blocks: KB of K (the panel's
-// piece stays in L1), MB rows (their piece of x stays in L2), panels, tiles of MR x NR. F16 and E4M3 pieces are then converted to fp32 once a block.
-// Work is split over threads by panels, weighed by rows; few panels and many rows: by rows too. No locks, no allocation; scratch is the thread's.
+// piece stays in L1), MB rows (their piece of x stays in L2), panels, tiles of MR x NR. F16 and E4M3 pieces are then converted to fp32 once a block;
+// E4M3 with a NaN in it goes that way always, because the tiles' own conversion takes none. Work is split over threads by panels, weighed by rows;
+// few panels and many rows: by rows too. No locks, no allocation; scratch is the thread's.
 #include <string.h>
 
 #include "kernels/cpu/cpu_priv.h"
@@ -222,7 +223,7 @@ static void convert_panel(form f, const uint8_t *src, int64_t n, float *dst) {
     if (f == FORM_F16) {
       vw_f16(src, &a, &b);
     } else {
-      vw_e4m3(src, &a, &b);
+      vw_e4m3_nan(src, &a, &b);
     }
     vf_store(dst, a);
     vf_store(dst + VL, b);
@@ -254,7 +255,7 @@ static void block_rows(const mat *m, int64_t p0, int64_t p1, int r0, int rows, t
   const form stored = form_of(w);
   form f = stored;
   if (rows > 3 * MR && stored == FORM_F16) f = FORM_F32;
-  if (rows > MR && stored == FORM_E4M3) f = FORM_F32_RUNS;
+  if (stored == FORM_E4M3 && (rows > MR || w->layout & TI_CPU_NAN)) f = FORM_F32_RUNS;
   const int n_tile = (rows + MR - 1) / MR;
   for (int64_t p = p0; p < p1; p++) {
     const int64_t cols = w->n - p * NR;
@@ -294,7 +295,7 @@ static void run_panels(const mat *m, int64_t p0, int64_t p1, scratch *s) {
             .ldo = m->ldo,
             .zero = !m->bias && !m->accumulate};
   if (!t.zero) start_out(m, p0 * NR, n1);
-  if (m->m <= MR && !fetched) {
+  if (m->m <= MR && !fetched && !(w->layout & TI_CPU_NAN)) {
     t.x = m->x;
     t.k1 = w->k;
     few_rows(m, p0, p1, &t, s);

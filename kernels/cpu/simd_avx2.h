@@ -124,13 +124,15 @@ TI_INLINE void vw_f16(const void *p, vf *a, vf *b) {
   *a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
   *b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1));
 }
-TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {  // times 2^-8
+TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {  // times 2^-8; no NaN among them
   const __m256i v = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8);
   const __m256i h = _mm256_and_si256(_mm256_srai_epi16(v, 1), _mm256_set1_epi16((short)0xbfff));
-  const __m256i nan = _mm256_cmpgt_epi16(_mm256_and_si256(h, _mm256_set1_epi16(0x7fff)), _mm256_set1_epi16(0x3f00));
-  const __m256i r = _mm256_or_si256(h, nan);
-  *a = _mm256_cvtph_ps(_mm256_castsi256_si128(r));
-  *b = _mm256_cvtph_ps(_mm256_extracti128_si256(r, 1));
+  *a = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
+  *b = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
+}
+TI_INLINE void vw_e4m3_nan(const void *p, vf *a, vf *b) {
+  *a = _mm256_cvtph_ps(e4m3_to_half8((const uint8_t *)p));
+  *b = _mm256_cvtph_ps(e4m3_to_half8((const uint8_t *)p + 8));
 }
 
 // pos * freq[i] for VL frequencies: the product in fp32, as models are trained, then reduced in double to r in [-pi/4, pi/4] and the quarter turns

@@ -102,6 +102,12 @@ TI_INLINE void vw_f16(const void *p, vf *a, vf *b) {
   *b = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p + 1));
 }
 TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {
+  const __m512i v = _mm512_slli_epi16(_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p)), 8);
+  const __m512i h = _mm512_and_si512(_mm512_srai_epi16(v, 1), _mm512_set1_epi16((short)0xbfff));
+  *a = _mm512_cvtph_ps(_mm512_castsi512_si256(h));
+  *b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1));
+}
+TI_INLINE void vw_e4m3_nan(const void *p, vf *a, vf *b) {
   *a = _mm512_cvtph_ps(e4m3_to_half16((const uint8_t *)p));
   *b = _mm512_cvtph_ps(e4m3_to_half16((const uint8_t *)p + 16));
 }

@@ -104,6 +104,12 @@ static void pack_scales(const ti_dev *d, const shape *s, const ti_weight_src *p,
   }
 }
 
+static bool has_nan(const uint8_t *p, size_t n) {
+  unsigned found = 0;
+  for (size_t i = 0; i < n; i++) found |= (p[i] & 0x7f) == 0x7f;
+  return found;
+}
+
 ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
   const ti_status st = check_parts(parts, n_part, flags);
   if (st != TI_OK) return st;
@@ -136,6 +142,7 @@ ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_par
                      .block_k = s.bk > INT32_MAX ? INT32_MAX : (int)s.bk,
                      .col0 = s.col0};
   if (flags & (TI_WEIGHT_EXACT | TI_WEIGHT_TRANSPOSE)) out->layout |= TI_CPU_EXACT;
+  if (t == TI_E4M3 && has_nan(mem, data)) out->layout |= TI_CPU_NAN;
   return TI_OK;
 }
 
