@@ -12,7 +12,7 @@
 #include "kernels/cpu/simd_math.h"
 
 #define NEEDS_AVX2 \
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) return
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return
 
 static double ulp_of(double x) { return ldexp(1.0, (int)fmax(ilogb(x), -126) - 23); }
 static uint32_t next(uint32_t *s) { return *s = *s * 1664525u + 1013904223u; }
