@@ -462,7 +462,7 @@ static int usage(void) {
 int main(int argc, char **argv) {
   lab l = {.threads = 2, .ms = 30, .ref = ti_kernels_ref(), .k = ti_kernels_cpu(), .rows = json_array()};
   const char *json = NULL;
-  for (int i = 1; i < argc; i++) {
+  for (int i = 1; i < argc; i += 2) {
     const char *v = i + 1 < argc ? argv[i + 1] : NULL;
     if (!v) return usage();
     if (!strcmp(argv[i], "--only"))
@@ -477,7 +477,6 @@ int main(int argc, char **argv) {
       json = v;
     else
       return usage();
-    i++;
   }
   if (!l.k || l.threads < 1) return usage();
   ti_error err = {0};

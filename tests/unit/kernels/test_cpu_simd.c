@@ -1,6 +1,10 @@
 // The vector forms of exp, log, sin, cos and of the small floats, against libm in double and base/half.h: exhaustively where there are few values.
 // Compiled for AVX2; every test passes without a word on a processor that lacks it.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
 #pragma GCC target("avx2,fma,f16c")
+#endif
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -178,3 +182,7 @@ Test(cpu_simd, wide_products) {
     }
   }
 }
+
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
