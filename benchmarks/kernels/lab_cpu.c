@@ -452,9 +452,119 @@ static void lab_sampling(lab *l) {
   }
 }
 
+// ---- a whole step of titan-tiny-dense's shape, nothing but ops ----
+
+enum { HIDDEN = 256, FFN = 768, LAYERS = 5, HEADS = 4, KV_HEADS = 2, HEAD = 64, VOCAB = 4096, QKV = (HEADS + 2 * KV_HEADS) * HEAD };
+
+typedef struct dense {
+  matrix qkv, o, gate_up, down, table;
+  world w;
+  float *residual, *x, *qkv_out, *att, *ffn, *act, *logits, *norm, *inv_freq, *value;
+  int32_t *ids, *out_ids;
+  ti_sample_params *params;
+  int n_logit;  // rows that are sampled: the last of each sequence
+} dense;
+
+static ti_status gemm_to(const lab *l, const matrix *w, const float *x, float *out, int m) {
+  return l->k->gemm(l->d, &(ti_gemm_args){.out = out, .x = x, .w = &w->w, .m = m, .out_dtype = TI_F32});
+}
+
+static ti_status run_dense(const lab *l, const void *args) {
+  const dense *s = args;
+  const ti_kernels *k = l->k;
+  const int m = s->w.b.n_row;
+  ok(k->embed(l->d, &(ti_embed_args){.out = s->x, .ids = s->ids, .table = &s->table.w, .n_row = m, .hidden = HIDDEN, .n_id = VOCAB}), "embed");
+  memset(s->residual, 0, (size_t)m * HIDDEN * sizeof(float));
+  const ti_rmsnorm_args norm = {.out = s->x, .x = s->x, .residual = s->residual, .weight = s->norm, .n_row = m, .dim = HIDDEN, .eps = 1e-5f};
+  float *kk = s->qkv_out + HEADS * HEAD, *v = kk + KV_HEADS * HEAD;
+  for (int i = 0; i < LAYERS; i++) {
+    ok(k->rmsnorm(l->d, &norm), "rmsnorm");
+    ok(gemm_to(l, &s->qkv, s->x, s->qkv_out, m), "gemm");
+    ti_rope_args rope = {.x = s->qkv_out,
+                         .position = s->w.b.position,
+                         .inv_freq = s->inv_freq,
+                         .n_row = m,
+                         .n_head = HEADS + KV_HEADS,
+                         .head_dim = HEAD,
+                         .rope_dim = HEAD,
+                         .ld = QKV,
+                         .attn_factor = 1.0f};
+    ok(k->rope(l->d, &rope), "rope");
+    ok(k->kv_append(
+           l->d,
+           &(ti_kv_append_args){.layout = &s->w.layout, .kv = s->w.pool, .layer = i, .batch = &s->w.b, .k = kk, .v = v, .ldk = QKV, .ldv = QKV}),
+       "kv_append");
+    ok(k->attention(l->d, &(ti_attention_args){.out = s->att,
+                                               .q = s->qkv_out,
+                                               .kv = s->w.pool,
+                                               .layout = &s->w.layout,
+                                               .batch = &s->w.b,
+                                               .layer = i,
+                                               .n_head = HEADS,
+                                               .scale = 0.125f,
+                                               .ldq = QKV}),
+       "attention");
+    ok(gemm_to(l, &s->o, s->att, s->x, m), "gemm");
+    ok(k->rmsnorm(l->d, &norm), "rmsnorm");
+    ok(gemm_to(l, &s->gate_up, s->x, s->ffn, m), "gemm");
+    ok(k->silu_mul(l->d, &(ti_silu_mul_args){.out = s->act, .gate_up = s->ffn, .n_row = m, .dim = FFN}), "silu_mul");
+    ok(gemm_to(l, &s->down, s->act, s->x, m), "gemm");
+  }
+  ok(k->rmsnorm(l->d, &norm), "rmsnorm");
+  ok(gemm_to(l, &s->table, s->x, s->logits, s->n_logit), "gemm");
+  return k->sample(
+      l->d, &(ti_sample_args){.logits = s->logits, .params = s->params, .id = s->out_ids, .value = s->value, .n_row = s->n_logit, .n_id = VOCAB});
+}
+
+static void lab_step(lab *l) {
+  static const int shapes[][3] = {{1, 128, 1}, {4, 128, 1}, {8, 128, 1}, {1, 512, 512}};  // sequences, places, rows of each
+  for (int i = 0; i < 4; i++) {
+    const int n_seq = shapes[i][0], kv = shapes[i][1], rows = shapes[i][2];
+    const size_t m = (size_t)(n_seq * rows);
+    dense s = {.n_logit = n_seq};
+    make_matrix(l, TI_BF16, QKV, HIDDEN, 1, &s.qkv);
+    make_matrix(l, TI_BF16, HIDDEN, HEADS * HEAD, 2, &s.o);
+    make_matrix(l, TI_BF16, 2 * FFN, HIDDEN, 3, &s.gate_up);
+    make_matrix(l, TI_BF16, HIDDEN, FFN, 4, &s.down);
+    make_matrix(l, TI_BF16, VOCAB, HIDDEN, 5, &s.table);
+    const ti_kv_layout layout = {.kind = TI_KV_GQA, .dtype = TI_F32, .page_tokens = 16, .n_kv_head = KV_HEADS, .head_dim = HEAD, .n_layer = LAYERS};
+    make_world(l, layout, n_seq, kv, rows, &s.w);
+    float *mem = floats(l, m * (2 * HIDDEN + QKV + HEADS * HEAD + 3 * FFN + VOCAB), 6), *small = floats(l, HIDDEN + HEAD / 2 + m, 7);
+    s.residual = mem;
+    s.x = s.residual + m * HIDDEN;
+    s.qkv_out = s.x + m * HIDDEN;
+    s.att = s.qkv_out + m * QKV;
+    s.ffn = s.att + m * HEADS * HEAD;
+    s.act = s.ffn + m * 2 * FFN;
+    s.logits = s.act + m * FFN;
+    s.norm = small;
+    s.inv_freq = s.norm + HIDDEN;
+    s.value = s.inv_freq + HEAD / 2;
+    s.ids = must(calloc(2 * m, sizeof *s.ids));
+    s.out_ids = s.ids + m;
+    s.params = must(calloc(m, sizeof *s.params));
+    for (size_t r = 0; r < m; r++) s.params[r].top_p = 1.0f;
+    char shape[64];
+    snprintf(shape, sizeof shape, "dense tiny, %d x %d of %d", n_seq, rows, kv);
+    time_op(l, "step", shape, run_dense, &s,
+            2.0 * (double)m * LAYERS * (QKV * HIDDEN + HIDDEN * HIDDEN + 3 * FFN * HIDDEN) + 2.0 * n_seq * VOCAB * HIDDEN,
+            2.0 * (LAYERS * (QKV * HIDDEN + HIDDEN * HIDDEN + 3 * FFN * HIDDEN) + VOCAB * HIDDEN));
+    const json_t *row = json_array_get(l->rows, json_array_size(l->rows) - 1);
+    printf("%-14s %-34s %9.0f tok/s (median %.0f)\n", "", "", (double)m * 1e6 / json_real_value(json_object_get(row, "best_us")),
+           (double)m * 1e6 / json_real_value(json_object_get(row, "median_us")));
+    free(s.ids);
+    free(s.params);
+    l->k->free(l->d, mem);
+    l->k->free(l->d, small);
+    free_world(l, &s.w);
+    matrix *all[] = {&s.qkv, &s.o, &s.gate_up, &s.down, &s.table};
+    for (int j = 0; j < 5; j++) free_matrix(l, all[j]);
+  }
+}
+
 static int usage(void) {
   fprintf(stderr,
-          "usage: lab_cpu [--only gemm|grouped_gemm|attention|mla_attention|rmsnorm|silu_mul|rope|sample] [--threads N] [--backend NAME]\n"
+          "usage: lab_cpu [--only gemm|grouped_gemm|attention|mla_attention|rmsnorm|silu_mul|rope|sample|step] [--threads N] [--backend NAME]\n"
           "               [--ms N: time spent on each line] [--json FILE]\n");
   return 2;
 }
@@ -494,6 +604,7 @@ int main(int argc, char **argv) {
   if (wanted(&l, "mla_attention")) lab_mla(&l);
   if (wanted(&l, "rmsnorm") || wanted(&l, "silu_mul") || wanted(&l, "rope")) lab_rows(&l);
   if (wanted(&l, "sample")) lab_sampling(&l);
+  if (wanted(&l, "step")) lab_step(&l);
   if (json) {
     json_t *all = json_pack("{s:s, s:i, s:f, s:f, s:O}", "backend", l.k->name, "threads", l.threads, "peak_gflops", l.peak_gflops, "copy_gbs",
                             l.copy_gbs, "rows", l.rows);
