@@ -153,7 +153,8 @@ TI_INLINE void score_tile(const int Q, const int P, const float *q, const float 
     for (int p = 0; p < P; p++) kv[p] = vf_load(k[p] + c);
 #pragma GCC unroll 8
     for (int i = 0; i < Q; i++) {
-      const vf v = vf_load(q + i * dim + c);
+      vf v = vf_load(q + i * dim + c);
+      VF_IN_REGISTER(v);
 #pragma GCC unroll 8
       for (int p = 0; p < P; p++) acc[i * P + p] = vf_fma(v, kv[p], acc[i * P + p]);
     }
@@ -245,8 +246,9 @@ static bool soften(block *b, int i, int p0, range r) {
       if (!attends(b, q, p0 + j)) s[j] = -INFINITY;
   }
   const vf none = vf_set1(-INFINITY), scale = vf_set1(b->a->scale);
+  const int c0 = r.lo / VL * VL;
   vf top = none;
-  for (int c = 0; c < SPAN; c += VL) {
+  for (int c = c0; c < r.hi; c += VL) {
     const vi at = vi_add(vi_iota(), vi_set1(c));
     vf x = vf_mul(vf_load(s + c), scale);
     x = vf_blend(none, x, vi_gt(at, vi_set1(r.lo - 1)));
@@ -263,7 +265,7 @@ static bool soften(block *b, int i, int p0, range r) {
   float c1[VL];
   vf_store(c1, vf_exp(vf_set1(q->m == m ? 0.0f : q->m - m)));
   vf sum = vf_zero();
-  for (int c = 0; c < SPAN; c += VL) {
+  for (int c = c0; c < r.hi; c += VL) {
     const vf e = vf_exp(vf_sub(vf_load(s + c), vf_set1(m)));
     vf_store(s + c, e);
     sum = vf_add(sum, e);
