@@ -20,7 +20,7 @@
 
 #define TI_CPU_SPAN 64         // places of KV that attention treats as one block, whatever the page size
 #define TI_CPU_FP8_BLOCK 128   // K numbers that share an activation scale, and the longest sum before promotion
-#define TI_CPU_FORK_NS 4000.0  // work of one thread above which the team is worth waking
+#define TI_CPU_FORK_NS 6000.0  // work of one thread above which waking the team pays (a fork and join: 2 us when all spin, 40 when a CPU is taken)
 #define TI_CPU_MAX_DIM 1024    // of a head or a latent
 
 struct ti_dev {

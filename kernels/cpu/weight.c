@@ -179,22 +179,16 @@ ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_par
 
 static void unpack_row(const ti_dev *d, const ti_weight *w, int64_t n, float *out) {
   const int64_t nr = d->nr, base = n / nr * w->ld + lane_at(d, w->dtype, (int)(n % nr));
-  const float *scale = w->scale ? w->scale + n / nr * w->scale_ld * nr + n % nr : NULL;
-  for (int64_t k = 0; k < w->k; k++) {
-    const int64_t at = base + k * nr;
-    switch (w->dtype) {
-      case TI_F32:
-        out[k] = ((const float *)w->data)[at];
-        break;
-      case TI_BF16:
-        out[k] = ti_bf16_to_f32(((const uint16_t *)w->data)[at]);
-        break;
-      case TI_F16:
-        out[k] = ti_f16_to_f32(((const uint16_t *)w->data)[at]);
-        break;
-      default:
-        out[k] = ti_e4m3_to_f32(((const uint8_t *)w->data)[at]) * (scale[(w->col0 + k) / w->block_k * nr] * 0x1p-8f);
-    }
+  if (w->dtype == TI_F32) {
+    for (int64_t k = 0; k < w->k; k++) out[k] = ((const float *)w->data)[base + k * nr];
+  } else if (w->dtype == TI_BF16) {
+    for (int64_t k = 0; k < w->k; k++) out[k] = ti_bf16_to_f32(((const uint16_t *)w->data)[base + k * nr]);
+  } else if (w->dtype == TI_F16) {
+    for (int64_t k = 0; k < w->k; k++) out[k] = ti_f16_to_f32(((const uint16_t *)w->data)[base + k * nr]);
+  } else {
+    const float *scale = w->scale + n / nr * w->scale_ld * nr + n % nr;
+    for (int64_t k = 0; k < w->k; k++)
+      out[k] = ti_e4m3_table[((const uint8_t *)w->data)[base + k * nr]] * (scale[(w->col0 + k) / w->block_k * nr] * 0x1p-8f);
   }
 }
 
