@@ -329,7 +329,8 @@ typedef struct gemm_run {
   void (*get)(const void *args, const ti_dev *d, int i, mat *m);  // matrix i of n
   const void *args;
   int n;
-  int parts;  // row parts of each matrix
+  int parts;   // row parts of each matrix
+  int chunks;  // of equal cost, >= threads
 } gemm_run;
 
 static void get_part(const gemm_run *run, int i, mat *m) {
@@ -353,16 +354,11 @@ static int64_t clamp_panel(int64_t cost, int64_t unit, int64_t n) {
   return p < n ? p : n;
 }
 
-static void gemm_thread(void *arg, int thread, int n_threads) {
-  const gemm_run *run = arg;
-  scratch *s = ti_cpu_scratch(run->d, thread);
+// The panels of chunk c of n, which cost all the same.
+static void run_chunk(const gemm_run *run, int c, int n_chunk, int64_t total, scratch *s) {
+  const int64_t lo = total / n_chunk * c, hi = c + 1 == n_chunk ? INT64_MAX : total / n_chunk * (c + 1);
+  int64_t at = 0;
   mat m = {0};
-  int64_t total = 0, at = 0;
-  for (int i = 0; n_threads > 1 && i < run->n * run->parts; i++) {
-    get_part(run, i, &m);
-    total += panel_cost(&m) * panels_of(&m);
-  }
-  const int64_t lo = total / n_threads * thread, hi = thread + 1 == n_threads ? INT64_MAX : total / n_threads * (thread + 1);
   for (int i = 0; i < run->n * run->parts && at < hi; i++) {
     get_part(run, i, &m);
     const int64_t unit = panel_cost(&m), n = panels_of(&m);
@@ -373,10 +369,31 @@ static void gemm_thread(void *arg, int thread, int n_threads) {
   }
 }
 
-// bytes: of the weights, read once.
+static void gemm_thread(void *arg, int thread, int n_threads) {
+  const gemm_run *run = arg;
+  const int n_chunk = n_threads > 1 ? run->chunks : 1;
+  scratch *s = ti_cpu_scratch(run->d, thread);
+  mat m = {0};
+  int64_t total = 0;
+  for (int i = 0; n_chunk > 1 && i < run->n * run->parts; i++) {
+    get_part(run, i, &m);
+    total += panel_cost(&m) * panels_of(&m);
+  }
+  if (n_chunk == n_threads) {
+    run_chunk(run, thread, n_chunk, total, s);
+    return;
+  }
+  for (int c; (c = atomic_fetch_add_explicit(&run->d->next, 1, memory_order_relaxed)) < n_chunk;) run_chunk(run, c, n_chunk, total, s);
+}
+
+// Long runs are handed out in smaller chunks, so that a thread whose CPU is taken away holds up little. bytes: of the weights, read once.
 static void run_gemms(gemm_run *run, int64_t panels, int rows, double flops, double bytes) {
-  run->parts = panels < 4 * run->d->threads && rows >= 4 * MR * run->d->threads ? run->d->threads : 1;
-  ti_cpu_run(run->d, flops / 80.0 + bytes / 40.0, gemm_thread, run);
+  const int threads = run->d->threads;
+  const double ns = flops / 80.0 + bytes / 40.0;
+  run->parts = panels < 4 * threads && rows >= 4 * MR * threads ? threads : 1;
+  run->chunks = ns > 2e5 && panels >= 8 * threads ? 4 * threads : threads;
+  atomic_store_explicit(&run->d->next, 0, memory_order_relaxed);
+  ti_cpu_run(run->d, ns, gemm_thread, run);
 }
 
 static double weight_bytes(const ti_weight *w) { return (double)w->n * (double)w->k * (double)form_bytes(form_of(w)); }

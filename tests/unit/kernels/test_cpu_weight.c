@@ -158,3 +158,36 @@ Test(cpu_weight, backends_by_name) {
     if (k) cr_assert_str_eq(k->name, name);
   }
 }
+
+// Long products are handed out in chunks, few panels are split by rows: the bits stay those of one thread.
+Test(cpu_weight, long_products_have_the_same_bits_on_any_team) {
+  static const int shapes[][2] = {{1000, 512}, {40, 2048}};  // outputs, rows
+  const ti_kernels *k = ti_kernels_cpu();
+  enum { K = 300 };
+  for (int i = 0; i < 4; i++) {
+    const int n = shapes[i % 2][0], m = shapes[i % 2][1];
+    const ti_dtype t = i < 2 ? TI_BF16 : TI_E4M3;
+    void *a = bytes_of(t, (size_t)n * K, 1, false), *xs = bytes_of(TI_F32, (size_t)m * K, 2, false);
+    float *out[2];
+    for (int j = 0; j < 2; j++) {
+      ti_dev *d = NULL;
+      cr_assert_eq(k->open(&(ti_dev_options){.threads = j ? 3 : 1}, &d, NULL), TI_OK);
+      const ti_weight_src src = {.data = a, .dtype = t, .n = n, .k = K};
+      size_t size;
+      ti_weight w;
+      cr_assert_eq(k->weight_size(d, &src, 1, 0, &size), TI_OK);
+      void *mem = k->alloc(d, size);
+      cr_assert_eq(k->weight_prepare(d, &src, 1, 0, mem, &w), TI_OK);
+      out[j] = calloc((size_t)m * (size_t)n, sizeof **out);
+      cr_assert_eq(k->gemm(d, &(ti_gemm_args){.out = out[j], .x = xs, .w = &w, .m = m, .out_dtype = TI_F32}), TI_OK);
+      k->free(d, mem);
+      k->close(d);
+    }
+    cr_assert_eq(memcmp(out[0], out[1], (size_t)m * (size_t)n * sizeof **out), 0, "%s, %d outputs, %d rows", ti_dtype_name(t), n, m);
+    for (int j = 0; j < n; j++) cr_assert_neq(out[0][(size_t)(m - 1) * (size_t)n + (size_t)j], 0.0f, "output %d was not computed", j);
+    free(out[0]);
+    free(out[1]);
+    free(a);
+    free(xs);
+  }
+}
