@@ -74,14 +74,9 @@ static float scale_at(const uint8_t *p) {
   return s;
 }
 
-static void load_gqa(block *b, const uint8_t *page, int slot, int j) {
+static void unpack_gqa(block *b, const uint8_t *page, int slot, int j) {
   const ti_kv_layout *l = b->a->l;
   const uint8_t *k = page + (size_t)b->kv_head * l->head_stride + (size_t)slot * l->token_stride, *v = k + l->v_offset;
-  if (l->dtype == TI_F32 && b->dk == l->head_dim) {
-    b->k[j] = (const float *)(const void *)k;
-    b->v[j] = (const float *)(const void *)v;
-    return;
-  }
   float ks = 1.0f, vs = 1.0f;
   if (l->dtype == TI_E4M3) {
     const size_t at = ((size_t)b->kv_head * (size_t)l->page_tokens + (size_t)slot) * sizeof(float);
@@ -96,16 +91,12 @@ static void load_gqa(block *b, const uint8_t *page, int slot, int j) {
   b->v[j] = vd;
 }
 
-static void load_mla(block *b, const uint8_t *page, int slot, int j) {
+static void unpack_mla(block *b, const uint8_t *page, int slot, int j) {
   const ti_kv_layout *l = b->a->l;
   const uint8_t *src = page + (size_t)slot * l->token_stride;
   const int dim = l->latent + l->rope;
   b->k[j] = b->v[j] = b->kbuf + j * b->dk;
   float *dst = b->kbuf + j * b->dk;
-  if (l->dtype == TI_F32 && b->dk == dim && b->dv == l->latent) {
-    b->k[j] = b->v[j] = (const float *)(const void *)src;
-    return;
-  }
   if (l->dtype == TI_E4M3) {
     for (int c = 0; c < l->latent; c += TI_CPU_FP8_BLOCK) {
       unpack(TI_E4M3, src + c, TI_CPU_FP8_BLOCK, scale_at(src + l->latent + c / TI_CPU_FP8_BLOCK * 4), dst + c);
@@ -125,14 +116,25 @@ static void load_mla(block *b, const uint8_t *page, int slot, int j) {
 // Places p0 + [lo, hi); the pointers beside them are made valid up to the next multiple of 8, for the tiles' sake.
 static void load_span(block *b, int p0, int lo, int hi) {
   const att *a = b->a;
-  const uint8_t *page = NULL;
-  int slot = 0;
-  for (int j = lo; j < hi; j++, slot++) {
-    if (j == lo || slot == a->l->page_tokens) page = ti_cpu_kv_page(a->kv, a->l, a->layer, a->b, b->seq, p0 + j, &slot);
-    if (a->q2) {
-      load_mla(b, page, slot, j);
-    } else {
-      load_gqa(b, page, slot, j);
+  const ti_kv_layout *l = a->l;
+  const bool in_place = l->dtype == TI_F32 && b->dk == a->dk && b->dv == a->dv;
+  for (int j = lo, slot; j < hi;) {
+    const uint8_t *page = ti_cpu_kv_page(a->kv, l, a->layer, a->b, b->seq, p0 + j, &slot);
+    const int end = ti_cpu_min(hi, j + l->page_tokens - slot);
+    if (in_place) {
+      const uint8_t *k = page + (size_t)b->kv_head * l->head_stride + (size_t)slot * l->token_stride,
+                    *v = k + l->v_offset;  // MLA: both strides are 0
+      for (; j < end; j++, k += l->token_stride, v += l->token_stride) {
+        b->k[j] = (const float *)(const void *)k;
+        b->v[j] = (const float *)(const void *)v;
+      }
+    }
+    for (; j < end; j++, slot++) {
+      if (a->q2) {
+        unpack_mla(b, page, slot, j);
+      } else {
+        unpack_gqa(b, page, slot, j);
+      }
     }
   }
   for (int j = lo & ~7; j < lo; j++) b->k[j] = b->k[lo];
@@ -151,7 +153,8 @@ TI_INLINE void score_tile(const int Q, const int P, const float *q, const float 
     for (int p = 0; p < P; p++) kv[p] = vf_load(k[p] + c);
 #pragma GCC unroll 8
     for (int i = 0; i < Q; i++) {
-      const vf v = vf_load(q + i * dim + c);
+      vf v = vf_load(q + i * dim + c);
+      VF_IN_REGISTER(v);
 #pragma GCC unroll 8
       for (int p = 0; p < P; p++) acc[i * P + p] = vf_fma(v, kv[p], acc[i * P + p]);
     }
@@ -162,14 +165,18 @@ TI_INLINE void score_tile(const int Q, const int P, const float *q, const float 
   for (int i = 0; i < Q; i++) memcpy(out + i * SPAN, s + i * P, (size_t)P * sizeof *s);
 }
 
-static void scores(block *b, int lo, int hi) {
-  int i = 0;
-  for (; i + 4 <= b->n; i += 4)
-    for (int j = lo & ~7; j < hi; j += 2) score_tile(4, 2, b->q + i * b->dk, b->k + j, b->dk, b->p + i * SPAN + j);
-  for (; i + 2 <= b->n; i += 2)
-    for (int j = lo & ~7; j < hi; j += 4) score_tile(2, 4, b->q + i * b->dk, b->k + j, b->dk, b->p + i * SPAN + j);
-  for (; i < b->n; i++)
-    for (int j = lo & ~7; j < hi; j += 8) score_tile(1, 8, b->q + i * b->dk, b->k + j, b->dk, b->p + i * SPAN + j);
+// Scores of n (1, 2 or 4) vectors from i on, of the places lo..hi that one of them may attend.
+static void scores(block *b, int i, int n, int lo, int hi) {
+  const float *q = b->q + i * b->dk;
+  float *p = b->p + i * SPAN;
+  lo &= ~7;
+  if (n == 4) {
+    for (int j = lo; j < hi; j += 2) score_tile(4, 2, q, b->k + j, b->dk, p + j);
+  } else if (n == 2) {
+    for (int j = lo; j < hi; j += 4) score_tile(2, 4, q, b->k + j, b->dk, p + j);
+  } else {
+    for (int j = lo; j < hi; j += 8) score_tile(1, 8, q, b->k + j, b->dk, p + j);
+  }
 }
 
 TI_INLINE void value_tile(const int Q, const int D, const float *p, const float *const *v, int lo, int hi, float *acc, int ld, int c) {
@@ -239,8 +246,9 @@ static bool soften(block *b, int i, int p0, range r) {
       if (!attends(b, q, p0 + j)) s[j] = -INFINITY;
   }
   const vf none = vf_set1(-INFINITY), scale = vf_set1(b->a->scale);
+  const int c0 = r.lo / VL * VL;
   vf top = none;
-  for (int c = 0; c < SPAN; c += VL) {
+  for (int c = c0; c < r.hi; c += VL) {
     const vi at = vi_add(vi_iota(), vi_set1(c));
     vf x = vf_mul(vf_load(s + c), scale);
     x = vf_blend(none, x, vi_gt(at, vi_set1(r.lo - 1)));
@@ -257,7 +265,7 @@ static bool soften(block *b, int i, int p0, range r) {
   float c1[VL];
   vf_store(c1, vf_exp(vf_set1(q->m == m ? 0.0f : q->m - m)));
   vf sum = vf_zero();
-  for (int c = 0; c < SPAN; c += VL) {
+  for (int c = c0; c < r.hi; c += VL) {
     const vf e = vf_exp(vf_sub(vf_load(s + c), vf_set1(m)));
     vf_store(s + c, e);
     sum = vf_add(sum, e);
@@ -286,31 +294,37 @@ static void add_single(block *b, int i, int p0, range r) {
   }
 }
 
-static void one_span(block *b, int p0, int lo, int hi) {
-  range r[ROWS];
-  bool live[ROWS];
-  load_span(b, p0, lo, hi);
-  scores(b, lo, hi);
-  for (int i = 0; i < b->n; i++) {
-    r[i] = in_span(&b->info[i], p0);
-    live[i] = soften(b, i, p0, r[i]);
+// Vectors i..i+n of a span: together where all of them attend, alone where not.
+static void some_vectors(block *b, int i, int n, int p0) {
+  range r[4], both = {0, SPAN}, any = {SPAN, 0};
+  bool live[4], together = n > 1;
+  for (int t = 0; t < n; t++) {
+    r[t] = in_span(&b->info[i + t], p0);
+    if (r[t].lo >= r[t].hi) continue;
+    any.lo = ti_cpu_min(any.lo, r[t].lo);
+    any.hi = ti_cpu_max(any.hi, r[t].hi);
   }
+  if (any.lo >= any.hi) return;
+  scores(b, i, n, any.lo, any.hi);
+  for (int t = 0; t < n; t++) {
+    live[t] = soften(b, i + t, p0, r[t]);
+    together &= live[t] && !masked_here(b, &b->info[i + t], p0, r[t]);
+    both.lo = ti_cpu_max(both.lo, r[t].lo);
+    both.hi = ti_cpu_min(both.hi, r[t].hi);
+  }
+  together &= both.lo < both.hi;
+  for (int t = 0; t < n; t++)
+    if (live[t]) add_single(b, i + t, p0, together ? (range){r[t].lo, both.lo} : r[t]);
+  if (!together) return;
+  add_values(b, i, n, both.lo, both.hi);
+  for (int t = 0; t < n; t++) add_single(b, i + t, p0, (range){both.hi, r[t].hi});
+}
+
+static void one_span(block *b, int p0, int lo, int hi) {
+  load_span(b, p0, lo, hi);
   for (int i = 0; i < b->n;) {
-    int n = b->n - i >= 4 ? 4 : b->n - i >= 2 ? 2 : 1;
-    range both = r[i];
-    bool together = n > 1;
-    for (int t = i; t < i + n; t++) {
-      together &= live[t] && !masked_here(b, &b->info[t], p0, r[t]);
-      both.lo = ti_cpu_max(both.lo, r[t].lo);
-      both.hi = ti_cpu_min(both.hi, r[t].hi);
-    }
-    together &= both.lo < both.hi;
-    for (int t = i; t < i + n; t++)
-      if (live[t]) add_single(b, t, p0, together ? (range){r[t].lo, both.lo} : r[t]);
-    if (together) {
-      add_values(b, i, n, both.lo, both.hi);
-      for (int t = i; t < i + n; t++) add_single(b, t, p0, (range){both.hi, r[t].hi});
-    }
+    const int n = b->n - i >= 4 ? 4 : b->n - i >= 2 ? 2 : 1;
+    some_vectors(b, i, n, p0);
     i += n;
   }
 }

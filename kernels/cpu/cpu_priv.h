@@ -18,9 +18,10 @@
 #include "base/team.h"
 #include "kernels/kernel.h"
 
-#define TI_CPU_SPAN 64        // places of KV that attention treats as one block, whatever the page size
-#define TI_CPU_FP8_BLOCK 128  // K numbers that share an activation scale, and the longest sum before promotion
-#define TI_CPU_MAX_DIM 1024   // of a head or a latent
+#define TI_CPU_SPAN 64         // places of KV that attention treats as one block, whatever the page size
+#define TI_CPU_FP8_BLOCK 128   // K numbers that share an activation scale, and the longest sum before promotion
+#define TI_CPU_FORK_NS 6000.0  // work of one thread above which waking the team pays (a fork and join: 2 us when all spin, 40 when a CPU is taken)
+#define TI_CPU_MAX_DIM 1024    // of a head or a latent
 
 struct ti_dev {
   ti_team *team;
@@ -31,10 +32,14 @@ struct ti_dev {
   size_t scratch_bytes;
   float *sort;  // [threads][vocab] candidates of one row
   int vocab;
+  int late, solo;    // short forks in a row that were no gain; short runs still to be done alone
   _Atomic int next;  // the next work item, where items are handed out one by one
 };
 
-enum { TI_CPU_EXACT = 1 };  // ti_weight.layout: never meets quantised activations
+enum {               // ti_weight.layout
+  TI_CPU_EXACT = 1,  // never meets quantised activations
+  TI_CPU_NAN = 2,    // E4M3 with a NaN somewhere
+};
 
 // What scratch must hold: attention's block (attention_body.h) and the GEMM's (gemm_body.h).
 #define TI_CPU_ATT_ROWS 32
@@ -43,14 +48,6 @@ size_t ti_cpu_scratch_need(void);
 static inline int64_t ti_cpu_ld(int64_t ld, int64_t packed) { return ld ? ld : packed; }
 static inline int ti_cpu_min(int a, int b) { return a < b ? a : b; }
 static inline int ti_cpu_max(int a, int b) { return a > b ? a : b; }
-// Runs fn on the team, or here alone when `ns`, a guess at the time that one thread needs, is too little for a fork. fn(arg, 0, 1) must do the whole.
-static inline void ti_cpu_run(ti_dev *d, double ns, ti_team_fn fn, void *arg) {
-  if (d->threads == 1 || ns < 3000.0) {
-    fn(arg, 0, 1);
-  } else {
-    ti_team_run(d->team, fn, arg);
-  }
-}
 static inline void *ti_cpu_scratch(ti_dev *d, int thread) { return d->scratch + (size_t)thread * d->scratch_bytes; }
 // Rows (or items) [*lo, *hi) of n for this thread.
 static inline void ti_cpu_share(int n, int thread, int n_threads, int *lo, int *hi) {
@@ -65,6 +62,9 @@ static inline uint8_t *ti_cpu_kv_page(const void *kv, const ti_kv_layout *l, int
 }
 
 // dev.c
+// Runs fn on the team, or here alone when `ns`, a guess at the time that one thread needs, is too little for a fork, or when forks have not paid
+// lately because the team's CPUs are taken by others. fn(arg, 0, 1) must do the whole, with the same bits.
+void ti_cpu_run(ti_dev *d, double ns, ti_team_fn fn, void *arg);
 ti_status ti_cpu_open(const ti_dev_options *o, int nr, ti_dev **out, ti_error *err);
 void ti_cpu_close(ti_dev *d);
 void *ti_cpu_alloc(ti_dev *d, size_t bytes);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/clock.h"
 #include "base/size.h"
 #include "kernels/cpu/cpu_priv.h"
 
@@ -46,6 +47,29 @@ void ti_cpu_close(ti_dev *d) {
   ti_cpu_free(d, d->scratch);
   ti_cpu_free(d, d->sort);
   free(d);
+}
+
+// A fork whose partner has lost its CPU waits for the kernel's scheduler: 40 us to milliseconds, where the work is a few. After LATE_MAX such in a
+// row the next SOLO_RUNS short runs stay on this thread, then the team is tried again.
+enum { LATE_MAX = 3, SOLO_RUNS = 256 };
+#define SHORT_NS 150000.0  // longer runs are always worth it
+
+void ti_cpu_run(ti_dev *d, double ns, ti_team_fn fn, void *arg) {
+  if (d->threads == 1 || ns < TI_CPU_FORK_NS) {
+    fn(arg, 0, 1);
+  } else if (ns >= SHORT_NS) {
+    ti_team_run(d->team, fn, arg);
+  } else if (d->solo > 0) {
+    d->solo--;
+    fn(arg, 0, 1);
+  } else {
+    const uint64_t start = ti_mono_ns();
+    ti_team_run(d->team, fn, arg);
+    d->late = (double)(ti_mono_ns() - start) > ns + 10000.0 ? d->late + 1 : 0;
+    if (d->late < LATE_MAX) return;
+    d->late = 0;
+    d->solo = SOLO_RUNS;
+  }
 }
 
 void *ti_cpu_alloc(ti_dev *d, size_t bytes) {

@@ -6,8 +6,9 @@
 // So a tile may stop at any run's end and go on from what it wrote: blocking over K costs no bits.
 //
 // Loops: up to MR rows stream whole panels (decode: several panels at once hide the FMA's latency). More rows go in blocks: KB of K (the panel's
-// piece stays in L1), MB rows (their piece of x stays in L2), panels, tiles of MR x NR. F16 and E4M3 pieces are then converted to fp32 once a block.
-// Work is split over threads by panels, weighed by rows; few panels and many rows: by rows too. No locks, no allocation; scratch is the thread's.
+// piece stays in L1), MB rows (their piece of x stays in L2), panels, tiles of MR x NR. F16 and E4M3 pieces are then converted to fp32 once a block;
+// E4M3 with a NaN in it goes that way always, because the tiles' own conversion takes none. Work is split over threads by panels, weighed by rows;
+// few panels and many rows: by rows too. No locks, no allocation; scratch is the thread's.
 #include <string.h>
 
 #include "kernels/cpu/cpu_priv.h"
@@ -222,7 +223,7 @@ static void convert_panel(form f, const uint8_t *src, int64_t n, float *dst) {
     if (f == FORM_F16) {
       vw_f16(src, &a, &b);
     } else {
-      vw_e4m3(src, &a, &b);
+      vw_e4m3_nan(src, &a, &b);
     }
     vf_store(dst, a);
     vf_store(dst + VL, b);
@@ -253,8 +254,8 @@ static void block_rows(const mat *m, int64_t p0, int64_t p1, int r0, int rows, t
   const ti_weight *w = m->w;
   const form stored = form_of(w);
   form f = stored;
-  if (rows > MR && stored == FORM_F16) f = FORM_F32;
-  if (rows > MR && stored == FORM_E4M3) f = FORM_F32_RUNS;
+  if (rows > 3 * MR && stored == FORM_F16) f = FORM_F32;
+  if (stored == FORM_E4M3 && (rows > MR || w->layout & TI_CPU_NAN)) f = FORM_F32_RUNS;
   const int n_tile = (rows + MR - 1) / MR;
   for (int64_t p = p0; p < p1; p++) {
     const int64_t cols = w->n - p * NR;
@@ -294,7 +295,7 @@ static void run_panels(const mat *m, int64_t p0, int64_t p1, scratch *s) {
             .ldo = m->ldo,
             .zero = !m->bias && !m->accumulate};
   if (!t.zero) start_out(m, p0 * NR, n1);
-  if (m->m <= MR && !fetched) {
+  if (m->m <= MR && !fetched && !(w->layout & TI_CPU_NAN)) {
     t.x = m->x;
     t.k1 = w->k;
     few_rows(m, p0, p1, &t, s);
@@ -328,7 +329,8 @@ typedef struct gemm_run {
   void (*get)(const void *args, const ti_dev *d, int i, mat *m);  // matrix i of n
   const void *args;
   int n;
-  int parts;  // row parts of each matrix
+  int parts;   // row parts of each matrix
+  int chunks;  // of equal cost, >= threads
 } gemm_run;
 
 static void get_part(const gemm_run *run, int i, mat *m) {
@@ -352,16 +354,11 @@ static int64_t clamp_panel(int64_t cost, int64_t unit, int64_t n) {
   return p < n ? p : n;
 }
 
-static void gemm_thread(void *arg, int thread, int n_threads) {
-  const gemm_run *run = arg;
-  scratch *s = ti_cpu_scratch(run->d, thread);
+// The panels of chunk c of n, which cost all the same.
+static void run_chunk(const gemm_run *run, int c, int n_chunk, int64_t total, scratch *s) {
+  const int64_t lo = total / n_chunk * c, hi = c + 1 == n_chunk ? INT64_MAX : total / n_chunk * (c + 1);
+  int64_t at = 0;
   mat m = {0};
-  int64_t total = 0, at = 0;
-  for (int i = 0; n_threads > 1 && i < run->n * run->parts; i++) {
-    get_part(run, i, &m);
-    total += panel_cost(&m) * panels_of(&m);
-  }
-  const int64_t lo = total / n_threads * thread, hi = thread + 1 == n_threads ? INT64_MAX : total / n_threads * (thread + 1);
   for (int i = 0; i < run->n * run->parts && at < hi; i++) {
     get_part(run, i, &m);
     const int64_t unit = panel_cost(&m), n = panels_of(&m);
@@ -372,10 +369,34 @@ static void gemm_thread(void *arg, int thread, int n_threads) {
   }
 }
 
-static void run_gemms(gemm_run *run, int64_t panels, int rows, int64_t flops) {
-  run->parts = panels < 4 * run->d->threads && rows >= 4 * MR * run->d->threads ? run->d->threads : 1;
-  ti_cpu_run(run->d, (double)flops / 50.0, gemm_thread, run);
+static void gemm_thread(void *arg, int thread, int n_threads) {
+  const gemm_run *run = arg;
+  const int n_chunk = n_threads > 1 ? run->chunks : 1;
+  scratch *s = ti_cpu_scratch(run->d, thread);
+  mat m = {0};
+  int64_t total = 0;
+  for (int i = 0; n_chunk > 1 && i < run->n * run->parts; i++) {
+    get_part(run, i, &m);
+    total += panel_cost(&m) * panels_of(&m);
+  }
+  if (n_chunk == n_threads) {
+    run_chunk(run, thread, n_chunk, total, s);
+    return;
+  }
+  for (int c; (c = atomic_fetch_add_explicit(&run->d->next, 1, memory_order_relaxed)) < n_chunk;) run_chunk(run, c, n_chunk, total, s);
 }
+
+// Long runs are handed out in smaller chunks, so that a thread whose CPU is taken away holds up little. bytes: of the weights, read once.
+static void run_gemms(gemm_run *run, int64_t panels, int rows, double flops, double bytes) {
+  const int threads = run->d->threads;
+  const double ns = flops / 80.0 + bytes / 40.0;
+  run->parts = panels < 4 * threads && rows >= 4 * MR * threads ? threads : 1;
+  run->chunks = ns > 2e5 && panels >= 8 * threads ? 4 * threads : threads;
+  atomic_store_explicit(&run->d->next, 0, memory_order_relaxed);
+  ti_cpu_run(run->d, ns, gemm_thread, run);
+}
+
+static double weight_bytes(const ti_weight *w) { return (double)w->n * (double)w->k * (double)form_bytes(form_of(w)); }
 
 static void set_x(const ti_dev *d, mat *m, const void *x, const float *x_scale) {
   const bool codes = m->w->dtype == TI_E4M3 && !(m->w->layout & TI_CPU_EXACT);
@@ -403,7 +424,7 @@ ti_status TI_ISA(ti_cpu_gemm)(ti_dev *d, const ti_gemm_args *a) {
   assert(a->out_dtype == TI_F32);
   _Static_assert(sizeof(scratch) <= (size_t)512 << 10, "ti_cpu_scratch_need");
   gemm_run run = {.d = d, .get = get_gemm, .args = a, .n = 1};
-  run_gemms(&run, (a->w->n + NR - 1) / NR, a->m, 2 * (int64_t)(a->m + 3) * a->w->n * a->w->k);
+  run_gemms(&run, (a->w->n + NR - 1) / NR, a->m, 2.0 * a->m * (double)(a->w->n * a->w->k), weight_bytes(a->w));
   return TI_OK;
 }
 
@@ -422,7 +443,7 @@ static void get_head(const void *args, const ti_dev *d, int h, mat *m) {
 ti_status TI_ISA(ti_cpu_gemm_heads)(ti_dev *d, const ti_gemm_heads_args *a) {
   gemm_run run = {.d = d, .get = get_head, .args = a, .n = a->n_head};
   const int64_t panels = (a->w->n + NR - 1) / NR * a->n_head;
-  run_gemms(&run, panels, a->m, 2 * (int64_t)(a->m + 3) * a->n_head * a->w->n * a->w->k);
+  run_gemms(&run, panels, a->m, 2.0 * a->m * a->n_head * (double)(a->w->n * a->w->k), a->n_head * weight_bytes(a->w));
   return TI_OK;
 }
 
@@ -435,11 +456,13 @@ static void get_expert(const void *args, const ti_dev *d, int e, mat *m) {
 
 ti_status TI_ISA(ti_cpu_grouped_gemm)(ti_dev *d, const ti_grouped_gemm_args *a) {
   gemm_run run = {.d = d, .get = get_expert, .args = a, .n = a->n_expert};
-  int64_t flops = 0;
+  double flops = 0.0, bytes = 0.0;
   for (int e = 0; e < a->n_expert; e++) {
     assert(a->offset[e] + a->count[e] <= a->capacity);
-    if (a->count[e] > 0) flops += 2 * (int64_t)(a->count[e] + 3) * a->w[e].n * a->w[e].k;
+    if (a->count[e] <= 0) continue;
+    flops += 2.0 * a->count[e] * (double)(a->w[e].n * a->w[e].k);
+    bytes += weight_bytes(&a->w[e]);
   }
-  run_gemms(&run, INT64_MAX, 0, flops);
+  run_gemms(&run, INT64_MAX, 0, flops, bytes);
   return TI_OK;
 }

@@ -56,7 +56,7 @@ static void rmsnorm_rows(void *arg, int thread, int n_threads) {
 }
 
 ti_status TI_ISA(ti_cpu_rmsnorm)(ti_dev *d, const ti_rmsnorm_args *a) {
-  ti_cpu_run(d, 0.3 * a->n_row * a->dim, rmsnorm_rows, &(rows_run){d, a});
+  ti_cpu_run(d, 0.2 * a->n_row * a->dim, rmsnorm_rows, &(rows_run){d, a});
   return TI_OK;
 }
 
@@ -106,7 +106,7 @@ static void rope_rows(void *arg, int thread, int n_threads) {
   for (int r = lo; r < hi; r++) {
     for (int i = 0; i < half; i += VL) {
       vf sv, cv;
-      vf_sincos_at((double)a->position[r], freq + i, &sv, &cv);
+      vf_sincos_at((float)a->position[r], freq + i, &sv, &cv);
       vf_store(s + i, vf_mul(sv, vf_set1(a->attn_factor)));
       vf_store(c + i, vf_mul(cv, vf_set1(a->attn_factor)));
     }
@@ -123,7 +123,7 @@ static void rope_rows(void *arg, int thread, int n_threads) {
 
 ti_status TI_ISA(ti_cpu_rope)(ti_dev *d, const ti_rope_args *a) {
   assert(a->rope_dim % 2 == 0 && a->rope_dim <= TI_CPU_MAX_DIM && a->offset + a->rope_dim <= a->head_dim);
-  ti_cpu_run(d, (double)a->n_row * a->rope_dim * (3.0 + 0.3 * a->n_head), rope_rows, &(rows_run){d, a});
+  ti_cpu_run(d, (double)a->n_row * a->rope_dim * (0.3 + 0.15 * a->n_head), rope_rows, &(rows_run){d, a});
   return TI_OK;
 }
 
@@ -146,7 +146,7 @@ static void silu_rows(void *arg, int thread, int n_threads) {
 }
 
 ti_status TI_ISA(ti_cpu_silu_mul)(ti_dev *d, const ti_silu_mul_args *a) {
-  ti_cpu_run(d, 1.5 * a->n_row * a->dim, silu_rows, &(rows_run){d, a});
+  ti_cpu_run(d, 0.7 * a->n_row * a->dim, silu_rows, &(rows_run){d, a});
   return TI_OK;
 }
 

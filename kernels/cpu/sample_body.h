@@ -98,6 +98,7 @@ static bool cut_candidates(float *v, int have, int top_k, double top_p, double m
   }
   if (top_p < 1.0) {
     double sum = 0.0;
+    last = (float)max;  // whatever top_p is, the best stays
     for (int i = all - 1; sum < top_p * mass; i--) {
       if (i < have) {
         if (top_k > 0) break;  // rounding: all of them
@@ -107,7 +108,6 @@ static bool cut_candidates(float *v, int have, int top_k, double top_p, double m
       last = v[i];
       sum += exp(((double)last - max) / t);
     }
-    if (last == -INFINITY) last = (float)max;
   }
   *out = last;
   return true;

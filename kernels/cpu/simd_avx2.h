@@ -12,6 +12,7 @@
 typedef __m256 vf;
 typedef __m256i vi;
 typedef __m256 vm;
+#define VF_IN_REGISTER(v) __asm__("" : "+x"(v))  // not folded into its users as a memory operand: it is loaded once
 #define TI_INLINE static inline __attribute__((always_inline, unused))
 
 TI_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
@@ -124,23 +125,26 @@ TI_INLINE void vw_f16(const void *p, vf *a, vf *b) {
   *a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
   *b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1));
 }
-TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {  // times 2^-8
+TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {  // times 2^-8; no NaN among them
   const __m256i v = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8);
   const __m256i h = _mm256_and_si256(_mm256_srai_epi16(v, 1), _mm256_set1_epi16((short)0xbfff));
-  const __m256i nan = _mm256_cmpgt_epi16(_mm256_and_si256(h, _mm256_set1_epi16(0x7fff)), _mm256_set1_epi16(0x3f00));
-  const __m256i r = _mm256_or_si256(h, nan);
-  *a = _mm256_cvtph_ps(_mm256_castsi256_si128(r));
-  *b = _mm256_cvtph_ps(_mm256_extracti128_si256(r, 1));
+  *a = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
+  *b = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
+}
+TI_INLINE void vw_e4m3_nan(const void *p, vf *a, vf *b) {
+  *a = _mm256_cvtph_ps(e4m3_to_half8((const uint8_t *)p));
+  *b = _mm256_cvtph_ps(e4m3_to_half8((const uint8_t *)p + 8));
 }
 
-// pos * freq[i] for VL frequencies in double, reduced to r in [-pi/4, pi/4] and the quarter turns taken off, modulo 4.
-TI_INLINE void vf_angle(double pos, const float *freq, vf *r, vi *quarter) {
-  const __m256d p = _mm256_set1_pd(pos), two_pi = _mm256_set1_pd(0.63661977236758134308), hi = _mm256_set1_pd(1.57079632679489661923);
-  const __m256 f = _mm256_loadu_ps(freq);
+// pos * freq[i] for VL frequencies: the product in fp32, as models are trained, then reduced in double to r in [-pi/4, pi/4] and the quarter turns
+// taken off, modulo 4.
+TI_INLINE void vf_angle(float pos, const float *freq, vf *r, vi *quarter) {
+  const __m256d two_pi = _mm256_set1_pd(0.63661977236758134308), hi = _mm256_set1_pd(1.57079632679489661923);
+  const __m256 f = _mm256_mul_ps(_mm256_set1_ps(pos), _mm256_loadu_ps(freq));
   __m128 out[2];
   __m128i q[2];
   for (int i = 0; i < 2; i++) {
-    const __m256d x = _mm256_mul_pd(p, _mm256_cvtps_pd(i ? _mm256_extractf128_ps(f, 1) : _mm256_castps256_ps128(f)));
+    const __m256d x = _mm256_cvtps_pd(i ? _mm256_extractf128_ps(f, 1) : _mm256_castps256_ps128(f));
     const __m256d n = _mm256_round_pd(_mm256_mul_pd(x, two_pi), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     out[i] = _mm256_cvtpd_ps(_mm256_fnmadd_pd(n, hi, x));
     q[i] = _mm256_cvtpd_epi32(n);

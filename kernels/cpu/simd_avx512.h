@@ -10,6 +10,7 @@
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
+#define VF_IN_REGISTER(v) __asm__("" : "+v"(v))  // not folded into its users as a memory operand: it is loaded once
 #define TI_INLINE static inline __attribute__((always_inline, unused))
 
 TI_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
@@ -102,16 +103,22 @@ TI_INLINE void vw_f16(const void *p, vf *a, vf *b) {
   *b = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p + 1));
 }
 TI_INLINE void vw_e4m3(const void *p, vf *a, vf *b) {
+  const __m512i v = _mm512_slli_epi16(_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p)), 8);
+  const __m512i h = _mm512_and_si512(_mm512_srai_epi16(v, 1), _mm512_set1_epi16((short)0xbfff));
+  *a = _mm512_cvtph_ps(_mm512_castsi512_si256(h));
+  *b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1));
+}
+TI_INLINE void vw_e4m3_nan(const void *p, vf *a, vf *b) {
   *a = _mm512_cvtph_ps(e4m3_to_half16((const uint8_t *)p));
   *b = _mm512_cvtph_ps(e4m3_to_half16((const uint8_t *)p + 16));
 }
 
-TI_INLINE void vf_angle(double pos, const float *freq, vf *r, vi *quarter) {
-  const __m512d p = _mm512_set1_pd(pos), two_pi = _mm512_set1_pd(0.63661977236758134308), hi = _mm512_set1_pd(1.57079632679489661923);
+TI_INLINE void vf_angle(float pos, const float *freq, vf *r, vi *quarter) {
+  const __m512d two_pi = _mm512_set1_pd(0.63661977236758134308), hi = _mm512_set1_pd(1.57079632679489661923);
   __m256 out[2];
   __m256i q[2];
   for (int i = 0; i < 2; i++) {
-    const __m512d x = _mm512_mul_pd(p, _mm512_cvtps_pd(_mm256_loadu_ps(freq + 8 * i)));
+    const __m512d x = _mm512_cvtps_pd(_mm256_mul_ps(_mm256_set1_ps(pos), _mm256_loadu_ps(freq + 8 * i)));
     const __m512d n = _mm512_roundscale_pd(_mm512_mul_pd(x, two_pi), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     out[i] = _mm512_cvtpd_ps(_mm512_fnmadd_pd(n, hi, x));
     q[i] = _mm512_cvtpd_epi32(n);

@@ -49,8 +49,8 @@ TI_INLINE vf vf_log(vf x) {
   return vf_fma(n, vf_set1(0.693359375f), vf_add(m, y));
 }
 
-// sin and cos of pos * freq[i], the product and the reduction in double: within 2 ulp of 1 for positions below 2^31.
-TI_INLINE void vf_sincos_at(double pos, const float *freq, vf *s, vf *c) {
+// sin and cos of fp32(pos * freq[i]), reduced in double: within 2^-23 for angles below 2^24.
+TI_INLINE void vf_sincos_at(float pos, const float *freq, vf *s, vf *c) {
   vf r;
   vi q;
   vf_angle(pos, freq, &r, &q);

@@ -80,51 +80,88 @@ static int lane_at(const ti_dev *d, ti_dtype t, int lane) {
   return t == TI_BF16 ? 2 * (lane % vl) + lane / vl : lane;
 }
 
-// Puts element (row n, column k) of the prepared matrix from the source row at src with `step` elements between consecutive k.
-static void pack_row(const ti_dev *d, const shape *s, ti_dtype t, int64_t n, const void *src, int64_t step, uint8_t *data) {
-  const int64_t nr = d->nr, base = n / nr * s->k * nr + lane_at(d, t, (int)(n % nr));
-  if (t == TI_F32) {
-    float *dst = (float *)(void *)data + base;
-    for (int64_t k = 0; k < s->k; k++) dst[k * nr] = ((const float *)src)[k * step];
-  } else if (t == TI_E4M3) {
-    for (int64_t k = 0; k < s->k; k++) data[base + k * nr] = ((const uint8_t *)src)[k * step];
+typedef struct pack_run {
+  const ti_dev *d;
+  const ti_weight_src *parts;
+  shape s;
+  bool transpose;
+  uint8_t *data;
+  float *scale;
+} pack_run;
+
+#define PACK_K 256  // k that are packed at a time: their piece of a panel stays in L1 while its lanes come in one by one
+
+// Which part output n of the prepared matrix is from; *r: its row there (transposed: its column).
+static const ti_weight_src *part_of(const pack_run *p, int64_t n, int64_t *r) {
+  const ti_weight_src *part = p->parts;
+  while (!p->transpose && n >= part->n) n -= part++->n;
+  *r = n;
+  return part;
+}
+
+// Copies n elements of `bytes` each, `from` elements apart, to places `to` elements apart.
+static void pack_lane(uint8_t *dst, int64_t to, const uint8_t *src, int64_t from, int64_t n, int bytes) {
+  if (bytes == 1) {
+    for (int64_t i = 0; i < n; i++) dst[i * to] = src[i * from];
+  } else if (bytes == 2) {
+    for (int64_t i = 0; i < n; i++) memcpy(dst + 2 * i * to, src + 2 * i * from, 2);
   } else {
-    uint16_t *dst = (uint16_t *)(void *)data + base;
-    for (int64_t k = 0; k < s->k; k++) dst[k * nr] = ((const uint16_t *)src)[k * step];
+    for (int64_t i = 0; i < n; i++) memcpy(dst + 4 * i * to, src + 4 * i * from, 4);
   }
 }
 
-static void pack_scales(const ti_dev *d, const shape *s, const ti_weight_src *p, bool transpose, int64_t n, int64_t r, float *scale) {
-  const int64_t nr = d->nr;
-  float *dst = scale + n / nr * s->chunks * nr + n % nr;
-  for (int64_t c = 0; c < s->chunks; c++) {
-    float v = 1.0f;
-    if (has_scale(p)) v = transpose ? p->scale[c * p->scale_ld + (p->col0 + r) / block_k(p)] : p->scale[(p->row0 + r) / block_n(p) * p->scale_ld + c];
-    dst[c * nr] = v * 256.0f;
+static float scale_of(const ti_weight_src *part, bool transpose, int64_t r, int64_t chunk) {
+  if (!has_scale(part)) return 1.0f;
+  return transpose ? part->scale[chunk * part->scale_ld + (part->col0 + r) / block_k(part)]
+                   : part->scale[(part->row0 + r) / block_n(part) * part->scale_ld + chunk];
+}
+
+static void pack_panel(const pack_run *p, int64_t panel) {
+  const ti_dtype t = p->parts->dtype;
+  const int64_t nr = p->d->nr, lanes = p->s.n - panel * nr < nr ? p->s.n - panel * nr : nr;
+  const int bytes = ti_dtype_block_bytes(t);
+  uint8_t *dst = p->data + panel * p->s.k * nr * bytes;
+  if (lanes < nr) memset(dst, 0, (size_t)(p->s.k * nr * bytes));
+  for (int64_t k = 0; k < p->s.k; k += PACK_K) {
+    const int64_t n = p->s.k - k < PACK_K ? p->s.k - k : PACK_K;
+    for (int lane = 0; lane < lanes; lane++) {
+      int64_t r;
+      const ti_weight_src *part = part_of(p, panel * nr + lane, &r);
+      const int64_t ld = ti_cpu_ld(part->ld, part->k), at = p->transpose ? k * ld + r : r * ld + k;
+      pack_lane(dst + (k * nr + lane_at(p->d, t, lane)) * bytes, nr, (const uint8_t *)part->data + at * bytes, p->transpose ? ld : 1, n, bytes);
+    }
   }
+  for (int lane = 0; lane < nr && p->scale; lane++) {
+    int64_t r = 0;
+    const ti_weight_src *part = lane < lanes ? part_of(p, panel * nr + lane, &r) : NULL;
+    for (int64_t c = 0; c < p->s.chunks; c++)
+      p->scale[(panel * p->s.chunks + c) * nr + lane] = part ? 256.0f * scale_of(part, p->transpose, r, c) : 0.0f;
+  }
+}
+
+static void pack_panels(void *arg, int thread, int n_threads) {
+  const pack_run *p = arg;
+  int lo, hi;
+  ti_cpu_share((int)p->s.panels, thread, n_threads, &lo, &hi);
+  for (int i = lo; i < hi; i++) pack_panel(p, i);
+}
+
+static bool has_nan(const uint8_t *p, size_t n) {
+  unsigned found = 0;
+  for (size_t i = 0; i < n; i++) found |= (p[i] & 0x7f) == 0x7f;
+  return found;
 }
 
 ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
   const ti_status st = check_parts(parts, n_part, flags);
   if (st != TI_OK) return st;
-  const bool transpose = flags & TI_WEIGHT_TRANSPOSE;
   const ti_dtype t = parts->dtype;
   const shape s = shape_of(d, parts, n_part, flags);
-  const int64_t es = ti_dtype_block_bytes(t);
   size_t data, scale_bytes;
-  if (!sizes(d, &s, t, &data, &scale_bytes)) return TI_ERR_RANGE;
-  memset(mem, 0, data + scale_bytes);
+  if (s.panels > INT32_MAX || !sizes(d, &s, t, &data, &scale_bytes)) return TI_ERR_RANGE;
   float *scale = s.chunks ? (float *)(void *)((uint8_t *)mem + data) : NULL;
-  int64_t n = 0;
-  for (int i = 0; i < n_part; i++) {
-    const ti_weight_src *p = &parts[i];
-    const int64_t ld = ti_cpu_ld(p->ld, p->k), rows = transpose ? p->k : p->n;
-    for (int64_t r = 0; r < rows; r++, n++) {
-      const uint8_t *src = (const uint8_t *)p->data + (transpose ? r : r * ld) * es;
-      pack_row(d, &s, t, n, src, transpose ? ld : 1, mem);
-      if (scale) pack_scales(d, &s, p, transpose, n, r, scale);
-    }
-  }
+  pack_run run = {.d = d, .parts = parts, .s = s, .transpose = flags & TI_WEIGHT_TRANSPOSE, .data = mem, .scale = scale};
+  ti_cpu_run(d, (double)s.n * (double)s.k, pack_panels, &run);
   *out = (ti_weight){.n = s.n,
                      .k = s.k,
                      .dtype = t,
@@ -136,27 +173,22 @@ ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_par
                      .block_k = s.bk > INT32_MAX ? INT32_MAX : (int)s.bk,
                      .col0 = s.col0};
   if (flags & (TI_WEIGHT_EXACT | TI_WEIGHT_TRANSPOSE)) out->layout |= TI_CPU_EXACT;
+  if (t == TI_E4M3 && has_nan(mem, (size_t)(s.panels * d->nr * s.k))) out->layout |= TI_CPU_NAN;
   return TI_OK;
 }
 
 static void unpack_row(const ti_dev *d, const ti_weight *w, int64_t n, float *out) {
   const int64_t nr = d->nr, base = n / nr * w->ld + lane_at(d, w->dtype, (int)(n % nr));
-  const float *scale = w->scale ? w->scale + n / nr * w->scale_ld * nr + n % nr : NULL;
-  for (int64_t k = 0; k < w->k; k++) {
-    const int64_t at = base + k * nr;
-    switch (w->dtype) {
-      case TI_F32:
-        out[k] = ((const float *)w->data)[at];
-        break;
-      case TI_BF16:
-        out[k] = ti_bf16_to_f32(((const uint16_t *)w->data)[at]);
-        break;
-      case TI_F16:
-        out[k] = ti_f16_to_f32(((const uint16_t *)w->data)[at]);
-        break;
-      default:
-        out[k] = ti_e4m3_to_f32(((const uint8_t *)w->data)[at]) * (scale[(w->col0 + k) / w->block_k * nr] * 0x1p-8f);
-    }
+  if (w->dtype == TI_F32) {
+    for (int64_t k = 0; k < w->k; k++) out[k] = ((const float *)w->data)[base + k * nr];
+  } else if (w->dtype == TI_BF16) {
+    for (int64_t k = 0; k < w->k; k++) out[k] = ti_bf16_to_f32(((const uint16_t *)w->data)[base + k * nr]);
+  } else if (w->dtype == TI_F16) {
+    for (int64_t k = 0; k < w->k; k++) out[k] = ti_f16_to_f32(((const uint16_t *)w->data)[base + k * nr]);
+  } else {
+    const float *scale = w->scale + n / nr * w->scale_ld * nr + n % nr;
+    for (int64_t k = 0; k < w->k; k++)
+      out[k] = ti_e4m3_table[((const uint8_t *)w->data)[base + k * nr]] * (scale[(w->col0 + k) / w->block_k * nr] * 0x1p-8f);
   }
 }
 
