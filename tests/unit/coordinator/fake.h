@@ -28,7 +28,7 @@ typedef struct fake_config {
 typedef struct fake_slot {
   bool used, finished;
   uint64_t request, seed, last_row_step;
-  uint32_t choice, n_ids, n_kv, n_prompt, max_tokens, min_tokens, n_page, n_stop, stop[8];
+  uint32_t slot, choice, n_ids, n_kv, n_prompt, max_tokens, min_tokens, n_page, n_stop, stop[8];
   bool ignore_eos;
   int n_logprob, n_prompt_logprob;
   uint32_t *ids, *table;
@@ -49,6 +49,7 @@ typedef struct fake_worker {
   uint64_t epoch, next_step;
   fake_slot slot[FAKE_SLOTS];
   uint64_t *kv;         // [n_page * page_tokens]
+  uint64_t *mtp;        // likewise, with lookahead: place i + 1 holds a hash of the tokens up to i, then token i + 1
   uint32_t *shared_by;  // [n_page] tables that name the page
   uint32_t *memory;
   fake_plan *first, **last;
@@ -120,6 +121,7 @@ static inline bool fake_assign(fake_worker *w, const ti_slot_assign *a) {
   if (a->sampling.n_prompt_logprob >= 0 && a->n_cached) FAKE_WRONG(w, "assign: prompt logprobs with %u cached", a->n_cached);
   uint32_t *ids = t->ids, *table = t->table;
   *t = (fake_slot){.used = true,
+                   .slot = a->slot,
                    .request = a->request,
                    .seed = a->sampling.seed,
                    .last_row_step = UINT64_MAX,
@@ -164,6 +166,7 @@ static inline bool fake_apply(fake_worker *w, const ti_step_plan *p) {
     if (x->src >= k->n_page || x->dst >= k->n_page || x->src == x->dst || x->n_token > k->page_tokens)
       FAKE_WRONG(w, "copy %u to %u, %u tokens", x->src, x->dst, x->n_token);
     memcpy(w->kv + (size_t)x->dst * k->page_tokens, w->kv + (size_t)x->src * k->page_tokens, x->n_token * sizeof *w->kv);
+    memcpy(w->mtp + (size_t)x->dst * k->page_tokens, w->mtp + (size_t)x->src * k->page_tokens, x->n_token * sizeof *w->mtp);
     w->copies++;
   }
   return true;
@@ -188,6 +191,22 @@ static inline bool fake_scores(fake_worker *w, const fake_slot *t, uint32_t plac
   float *lp = ti_arena_calloc(&w->f->arena, n, sizeof *lp);
   for (uint32_t i = 0; i < n; i++) lp[i] = -(float)(place0 + i + 1);  // its index
   out->prompt_logprob = (ti_f32s){lp, n};
+  return true;
+}
+
+// The MTP layer's entries: that of place i + 1 is made when place i is fed, from the context there and the token after it.
+static inline bool fake_mtp(fake_worker *w, const fake_slot *t, uint32_t place0) {
+  const uint32_t pt = w->f->cfg.page_tokens;
+  uint64_t h = 0;
+  for (uint32_t i = 0; i < t->n_kv && i + 1 < t->n_ids; i++) {
+    h = fake_mix(h, t->ids[i]);
+    const uint64_t want = fake_mix(h, t->ids[i + 1]);
+    uint64_t *place = &w->mtp[(size_t)t->table[(i + 1) / pt] * pt + (i + 1) % pt];
+    if (i < place0 && *place != want) FAKE_WRONG(w, "slot %u choice %u: the MTP entry of place %u is another's", t->slot, t->choice, i + 1);
+    if (i >= place0 && w->shared_by[t->table[(i + 1) / pt]] != 1)
+      FAKE_WRONG(w, "slot %u writes the MTP entry of place %u to a shared page", t->slot, i + 1);
+    *place = want;
+  }
   return true;
 }
 
@@ -224,7 +243,8 @@ static inline bool fake_row(fake_worker *w, const ti_step_plan *p, const ti_plan
   fake_scores(w, t, t->n_kv, r->n_token, out);
   t->n_kv += r->n_token;
   w->tokens += r->n_token;
-  if (!r->sample) return true;
+  const uint32_t place0 = t->n_kv - r->n_token;
+  if (!r->sample) return !k->lookahead || !k->check_kv || fake_mtp(w, t, place0);
   uint32_t *token = ti_arena_calloc(&w->f->arena, 1, sizeof *token);
   *token = fake_token(h, t->seed, t->choice, k->vocab);
   out->token = (ti_u32s){token, 1};
@@ -235,7 +255,7 @@ static inline bool fake_row(fake_worker *w, const ti_step_plan *p, const ti_plan
     if (!p->gather_logits) FAKE_WRONG(w, "logprobs without gather_logits");
   }
   out->finish = fake_push(k, t, *token);
-  return true;
+  return !k->lookahead || !k->check_kv || fake_mtp(w, t, place0);
 }
 
 static inline bool fake_check_head(fake_worker *w, const ti_step_plan *p) {
@@ -382,6 +402,7 @@ static inline void fake_worker_open(fake *f, uint32_t rank) {
   w->last = &w->first;
   const size_t tables = (k->max_model_len + k->page_tokens - 1) / k->page_tokens + 8, per = k->max_model_len + tables;
   w->kv = calloc((size_t)k->n_page * k->page_tokens, sizeof *w->kv);
+  w->mtp = calloc((size_t)k->n_page * k->page_tokens, sizeof *w->mtp);
   w->shared_by = calloc(k->n_page, sizeof *w->shared_by);
   w->memory = calloc(per * k->max_num_seqs, sizeof *w->memory);
   for (uint32_t i = 0; i < k->max_num_seqs; i++) {
@@ -456,6 +477,7 @@ static inline void fake_down(fake *f) {
       free(p);
     }
     free(w->kv);
+    free(w->mtp);
     free(w->shared_by);
     free(w->memory);
   }
