@@ -168,21 +168,20 @@ static void take_hello(ti_coord *c, uint32_t rank, const ti_ctl_event *ev) {
 static void take_result(ti_coord *c, uint32_t rank, const ti_step_result *res) {
   ti_rank *r = &c->rank[rank];
   ti_error err;
-  if (res->epoch == c->epoch) {
-    r->step = res->step;
-    r->in_step_us = 0;
-    r->step_us = res->times.total_us;
-  }
-  if (ti_mesh_tp_of(&c->cfg.mesh, (int)rank - 1) != 0) {
-    if (res->epoch != c->epoch) ti_meter_add(c->meter.stale_results, 1);
+  if (res->epoch != c->epoch) {
+    ti_meter_add(c->meter.stale_results, 1);
     return;
   }
-  const ti_status st = ti_result_apply(c, ti_coord_group_of_rank(c, rank), res, &err);
-  if (st == TI_ERR_STALE) {
-    ti_meter_add(c->meter.stale_results, 1);
-  } else if (st) {
+  ti_status st = TI_OK;
+  if (ti_mesh_tp_of(&c->cfg.mesh, (int)rank - 1) == 0) st = ti_result_apply(c, ti_coord_group_of_rank(c, rank), res, &err);
+  if (!st) st = ti_load_add(&c->load, &c->cfg.mesh, (int)rank - 1, res->expert_load, &err);
+  if (st) {
     bad_message(c, rank, &err);
+    return;
   }
+  r->step = res->step;
+  r->in_step_us = 0;
+  r->step_us = res->times.total_us;
 }
 
 static void take_heartbeat(ti_rank *r, const ti_msg_heartbeat *h) {

@@ -6,6 +6,7 @@
 
 #include "coordinator/cache/pages.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/load.h"
 #include "coordinator/meter.h"
 #include "coordinator/plan.h"
 #include "coordinator/request.h"
@@ -79,6 +80,7 @@ struct ti_coord {
   ti_buf out;   // the message being encoded
   ti_arena in;  // the message being decoded
   ti_meter meter;
+  ti_load load;
   ti_coord_status now;  // counters of the status, kept up to date
   // ---- published ----
   pthread_mutex_t status_lock;

@@ -36,6 +36,7 @@ typedef struct ti_coord_config {
   uint32_t n_page;            // 0: what every worker of a group has (the least Hello says); else at most this many
   bool lockstep;              // the model has experts: all groups step together, idle ones with empty batches
   bool prefix_caching;
+  uint32_t n_moe_layer, n_expert;  // of the model, for titan_expert_*; 0: no such metrics
   const char *policy;         // "fcfs" or "priority"
   uint64_t heartbeat_us;      // a rank is late beyond this (2 s); UINT64_MAX: never
   uint64_t step_limit_us;     // a rank in one step for longer hangs (30 s)

@@ -40,7 +40,6 @@ static void seal(ti_coord *c, ti_group *g, const step_head *h) {
   p->msg.max_rows = h->max_rows;
   p->msg.n_micro = h->n_micro;
   p->msg.gather_logits = h->gather;
-  p->sealed_us = c->now_us;
   const ti_control m = {.kind = TI_CTL_PLAN, .plan = p->msg};
   ti_buf_reset(&c->out);
   const ti_status st = ti_wire_encode_control(&m, &c->out);

@@ -20,9 +20,8 @@ typedef struct ti_plan {
   ti_plan_kept *kept;    // [msg.n_row]
   uint32_t n_token;      // of all rows
   bool prefill, gather;  // some row is no decode; some row needs the whole vocabulary
-  uint64_t sealed_us;
-  uint32_t n_assigned;  // ids in all assignments
-  uint32_t *ids;        // of resumed sequences: prompt and generated, one after the other
+  uint32_t n_assigned;   // ids in all assignments
+  uint32_t *ids;         // of resumed sequences: prompt and generated, one after the other
   uint32_t n_ids, max_ids;
   void *mem;
 } ti_plan;

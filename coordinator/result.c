@@ -24,9 +24,7 @@ static ti_status check_row(const ti_plan *p, uint32_t i, const ti_result_row *r,
   return TI_OK;
 }
 
-static ti_status check(const ti_coord *c, const ti_group *g, const ti_step_result *res, ti_error *err) {
-  if (res->epoch != c->epoch)
-    return ti_error_set(err, TI_ERR_STALE, "StepResult.epoch: %lu, now is %lu", (unsigned long)res->epoch, (unsigned long)c->epoch);
+static ti_status check(const ti_group *g, const ti_step_result *res, ti_error *err) {
   const ti_plan *p = &g->plan[g->oldest];
   if (g->n_flight == 0 || res->step != p->msg.step)
     return ti_error_set(err, TI_ERR_FORMAT, "StepResult.step: %lu, expected %ld", (unsigned long)res->step, g->n_flight ? (long)p->msg.step : -1L);
@@ -95,7 +93,7 @@ static void apply_tokens(ti_coord *c, ti_seq *s, const ti_plan_kept *k, const ti
 }
 
 ti_status ti_result_apply(ti_coord *c, ti_group *g, const ti_step_result *res, ti_error *err) {
-  const ti_status st = check(c, g, res, err);
+  const ti_status st = check(g, res, err);
   if (st) return st;
   const ti_plan *p = &g->plan[g->oldest];
   g->oldest = (g->oldest + 1) % c->cfg.steps_in_flight;

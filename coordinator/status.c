@@ -45,6 +45,7 @@ void ti_status_publish(ti_coord *c, uint64_t *next_us) {
       ti_meter_set(c->meter.pages_used[i], used);
     }
     fill_ranks(c, s);
+    ti_load_publish(&c->load);
     snprintf(s->message, sizeof s->message, "%.199s", c->failed ? c->failure.text : !c->ready ? "loading" : "");
     ti_meter_set(c->meter.running, s->running);
     ti_meter_set(c->meter.waiting, s->waiting);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "coordinator/cache/pages.h"
+#include "coordinator/load.h"
 #include "coordinator/route.h"
 #include "coordinator/sched/heap.h"
 
@@ -107,4 +108,25 @@ Test(route, the_least_loaded_group_wins_unless_another_has_the_prefix) {
   cr_assert_eq(why, TI_ROUTE_PREFIX);
   v[0].running = 50;
   cr_assert_eq(ti_route_pick(v, 3, &why), 2);
+}
+
+Test(load, rows_are_summed_by_expert_and_the_busiest_is_set_against_the_mean) {
+  ti_metrics *m;
+  ti_load l;
+  ti_error err;
+  const ti_mesh mesh = {4, 1, 4, 2, 2};  // two expert groups of two tensor-parallel ranks; 3 experts: 2 and 1
+  cr_assert_eq(ti_metrics_create(&m), TI_OK);
+  cr_assert_eq(ti_load_init(&l, m, 2, 3, &err), TI_OK);
+  const uint32_t a[4] = {1, 2, 0, 0}, b[2] = {3, 5};
+  cr_assert_eq(ti_load_add(&l, &mesh, 0, (ti_u32s){a, 4}, &err), TI_OK);
+  cr_assert_eq(ti_load_add(&l, &mesh, 1, (ti_u32s){a, 4}, &err), TI_OK, "sees the same rows, is not counted");
+  cr_assert_eq(ti_load_add(&l, &mesh, 2, (ti_u32s){b, 2}, &err), TI_OK);
+  cr_assert_eq(ti_load_add(&l, &mesh, 2, (ti_u32s){a, 4}, &err), TI_ERR_FORMAT);
+  ti_load_publish(&l);
+  cr_assert_float_eq(ti_metric_get(l.rows[0]), 1, 0);
+  cr_assert_float_eq(ti_metric_get(l.rows[2]), 8, 0);
+  cr_assert_float_eq(ti_metric_get(l.ratio[0]), 1.5, 1e-9);
+  cr_assert_float_eq(ti_metric_get(l.ratio[1]), 3, 1e-9);
+  ti_load_fini(&l);
+  ti_metrics_destroy(m);
 }

@@ -209,3 +209,29 @@ Test(requests, a_deadline_cancels) {
   fake_request_fini(&r);
   fake_down(&f);
 }
+
+Test(requests, priority_runs_the_lower_value_first) {
+  fake_config k = base();
+  k.max_num_seqs = 1;
+  k.policy = "priority";
+  fake_up(&f, &k);
+  fake_request r[4];
+  for (uint64_t i = 0; i < 4; i++) {
+    r[i] = (fake_request){
+        .seed = i, .n_prompt = 4, .max_tokens = 6, .ignore_eos = true, .priority = i == 0 ? 0 : -(int)i, .n_logprob = -1, .n_prompt_logprob = -1};
+    cr_assert_eq(fake_submit(&f, &r[i]), TI_OK);
+  }
+  int order[4], n = 0;
+  for (int round = 0; round < 200 && n < 4; round++) {
+    fake_round(&f);
+    for (int i = 0; i < 4; i++) {
+      bool had = false;
+      for (int j = 0; j < n; j++) had |= order[j] == i;
+      if (!had && ti_tokenlog_peek(r[i].log[0]).finish) order[n++] = i;
+    }
+  }
+  for (int i = 0; i < 4; i++) cr_assert_eq(order[i], 3 - i);
+  all_well();
+  for (int i = 0; i < 4; i++) fake_request_fini(&r[i]);
+  fake_down(&f);
+}
