@@ -20,7 +20,7 @@ static void copy_text(char *out, size_t size, const char *text) { snprintf(out, 
 
 void ti_control_broadcast(ti_coord *c, uint32_t except) {
   for (uint32_t i = 1; i <= c->n_rank; i++) {
-    if (i == except || c->rank[i].state != TI_RANK_UP) continue;
+    if (i == except || c->rank[i].state < TI_RANK_HELLO) continue;
     const ti_status st = ti_ctl_host_send(c->cfg.ctl, i, c->out.data, c->out.len);
     if (st) ti_log_debug("coordinator: broadcast to rank %u: %s", i, ti_status_text(st));
   }
@@ -30,12 +30,23 @@ void ti_control_broadcast(ti_coord *c, uint32_t except) {
 static void describe(ti_coord *c, uint32_t rank, char *out, size_t size) {
   const ti_rank *r = &c->rank[rank];
   const ti_group *g = ti_coord_group_of_rank(c, rank);
-  if (g->n_flight) {
+  if (!c->ready) {
+    snprintf(out, size, "before all ranks were ready");
+  } else if (g->n_flight) {
     const uint64_t oldest = g->plan[g->oldest].msg.step;
     snprintf(out, size, "in step %" PRIu64 "%s%s%s", r->step > oldest ? r->step : oldest, r->doing[0] ? " (" : "", r->doing, r->doing[0] ? ")" : "");
   } else {
     snprintf(out, size, "while idle after step %" PRIu64, r->step);
   }
+}
+
+// c->failure says why. Requests end, submits are refused; the loop returns after the linger.
+static void give_up(ti_coord *c) {
+  ti_log_error("coordinator: %s; ending %u requests", c->failure.text, c->n_live);
+  c->failed = true;
+  c->failed_us = c->now_us;
+  atomic_store(&c->closed, true);
+  ti_coord_end_all(c, TI_FINISH_ERROR, c->failure.text);
 }
 
 void ti_control_lost(ti_coord *c, uint32_t rank, const char *why) {
@@ -44,12 +55,8 @@ void ti_control_lost(ti_coord *c, uint32_t rank, const char *why) {
   describe(c, rank, where, sizeof where);
   const ti_rank *r = &c->rank[rank];
   ti_error_set(&c->failure, TI_ERR_PEER, "worker rank %u %s %s on %s", rank, why, where, r->host[0] ? r->host : "its host");
-  ti_log_error("coordinator: %s; ending %u requests", c->failure.text, c->n_live);
-  c->failed = true;
-  c->failed_us = c->now_us;
-  atomic_store(&c->closed, true);
+  give_up(c);
   ti_meter_set(c->meter.rank_up[rank], 0);
-  ti_coord_end_all(c, TI_FINISH_ERROR, c->failure.text);
   const ti_control m = {.kind = TI_CTL_ABORT, .abort = {.epoch = c->epoch, .status = TI_ERR_PEER, .message = c->failure.text}};
   ti_buf_reset(&c->out);
   if (ti_wire_encode_control(&m, &c->out) == TI_OK) ti_control_broadcast(c, rank);
@@ -145,7 +152,12 @@ static void take_hello(ti_coord *c, uint32_t rank, const ti_ctl_event *ev) {
   ti_msg_hello h;
   ti_error err;
   ti_status st = ti_handshake_verify(ev->data, ev->len, c->cfg.secret, c->cfg.secret_len, r->nonce, rank, c->n_rank + 1, &c->in, &h, &err);
+  const bool ours = st == TI_OK || st == TI_ERR_UNSUPPORTED;  // it knows the secret: what does not fit will not fit the next time either
   if (!st) st = check_hello(c, &h, &err);
+  if (st && ours && !c->failed) {
+    c->failure = err;
+    give_up(c);
+  }
   if (st) {
     ti_meter_add(c->meter.bad_hellos, 1);
     ti_log_warn("coordinator: dropped a connection at the address of rank %u: %s", rank, err.text);
@@ -226,13 +238,12 @@ void ti_control_event(ti_coord *c, const ti_ctl_event *ev) {
   if (ev->rank == 0 || ev->rank > c->n_rank) return;
   ti_rank *r = &c->rank[ev->rank];
   if (ev->kind == TI_CTL_EV_UP) {
-    if (r->state != TI_RANK_UP) challenge(c, ev->rank, ev->conn);
+    if (r->state != TI_RANK_UP && !c->failed) challenge(c, ev->rank, ev->conn);
     return;
   }
   if (ev->conn != r->conn) return;  // of an earlier connection
   if (ev->kind == TI_CTL_EV_GONE) {
-    const bool up = r->state == TI_RANK_UP;
-    if (up && !c->stopped) ti_control_lost(c, ev->rank, "died");
+    if (r->state >= TI_RANK_HELLO && !c->stopped) ti_control_lost(c, ev->rank, "died");
     set_state(c, r, TI_RANK_DOWN);
     return;
   }
@@ -257,11 +268,7 @@ static void check_start(ti_coord *c, uint64_t *next_us) {
   }
   ti_error_set(&c->failure, TI_ERR_TIMEOUT, "worker rank %s not ready within %.0f s: see its log; a large model may need a longer start limit", who,
                (double)c->cfg.start_limit_us * 1e-6);
-  ti_log_error("coordinator: %s", c->failure.text);
-  c->failed = true;
-  c->failed_us = c->now_us;
-  atomic_store(&c->closed, true);
-  ti_coord_end_all(c, TI_FINISH_ERROR, c->failure.text);
+  give_up(c);
 }
 
 // Sums saturate: a limit of UINT64_MAX is none.

@@ -1,7 +1,8 @@
 // The workers as the coordinator sees them: handshake, heartbeats, plans out, results in, deaths. The loop thread.
 //
-//   down -- UP: challenge --> challenged -- good Hello --> hello -- all ranks there: Welcome --> up -- GONE, late, hung: the coordinator fails
+//   down -- UP: challenge --> challenged -- good Hello --> hello -- all ranks there: Welcome --> up -- late, hung: the coordinator fails
 //     ^________ bad or late Hello, GONE: the address stays usable ___________|
+//   GONE after Hello: a death, at once. A Hello with the secret that does not fit (another build, too few slots): the coordinator fails, naming it.
 #ifndef TI_COORDINATOR_CONTROL_H
 #define TI_COORDINATOR_CONTROL_H
 #include "coordinator/coord_priv.h"

@@ -96,7 +96,8 @@ void ti_coord_get_status(const ti_coord *c, ti_coord_status *out);
 
 // ---- the loop thread ----
 // Runs until drained (TI_OK), or until a rank is lost and the linger is over (TI_ERR_PEER, *err names rank, what it was doing, what to do), or until
-// not all ranks were there in start_limit_us (TI_ERR_TIMEOUT names those that are missing).
+// not all ranks were there in start_limit_us (TI_ERR_TIMEOUT names those that are missing), or a worker's Hello does not fit cfg (TI_ERR_RANGE,
+// TI_ERR_UNSUPPORTED: the field, what it says, what is expected).
 ti_status ti_coord_run(ti_coord *c, ti_error *err) TI_MUST_CHECK;
 // One turn without waiting, for virtual time: handles all events, plans what can be planned. *next_us: when a timer wants the next turn (UINT64_MAX: none).
 // TI_INPROGRESS: it goes on; else as ti_coord_run.

@@ -99,7 +99,7 @@ ti_status ti_result_apply(ti_coord *c, ti_group *g, const ti_step_result *res, t
   g->oldest = (g->oldest + 1) % c->cfg.steps_in_flight;
   g->n_flight--;
   g->oldest_us = c->now_us;
-  c->now.steps++;
+  if (!c->cfg.lockstep || g->index == 0) c->now.steps++;
   for (uint32_t i = 0; i < res->n_row; i++) {
     const ti_plan_kept *k = &p->kept[i];
     ti_seq *s = k->seq;

@@ -257,14 +257,44 @@ Test(cluster, ranks_that_do_not_come_are_named) {
   fake_down(&f);
 }
 
-Test(cluster, a_worker_with_too_little_is_refused_by_name) {
-  fake_config k = base(1, 1);
+Test(cluster, a_worker_with_too_little_ends_the_start_by_name) {
+  const fake_config k = base(2, 1);
   fake_init(&f, &k);
   ti_coord_config cfg = fake_coord_config(&f);
   cfg.max_model_len = 129;
   fake_start(&f, &cfg);
   cr_assert(!f.worker[0].welcome);
-  cr_assert_gt(metric("titan_bad_hellos_total", NULL), 0);
+  ti_clock_virtual_advance(&f.clock, 1200000);
+  ti_error err;
+  cr_assert_eq(fake_turn(&f, &err), TI_ERR_RANGE);
+  cr_assert(strstr(err.text, "Hello.max_context of rank 1: 128, expected at least 129"), "%s", err.text);
+  fake_down(&f);
+}
+
+Test(cluster, a_rank_that_dies_before_all_are_there_is_a_death) {
+  const fake_config k = base(2, 1);
+  fake_init(&f, &k);
+  const ti_coord_config cfg = fake_coord_config(&f);
+  ti_error err;
+  uint64_t next;
+  cr_assert_eq(ti_coord_create(&cfg, &f.coord, &err), TI_OK);
+  fake_worker_open(&f, 1);
+  for (int i = 0; i < 3; i++) {
+    ti_ctl_local_pump(f.net, 0);
+    cr_assert_eq(ti_coord_turn(f.coord, &next, &err), TI_INPROGRESS);
+    ti_ctl_local_pump(f.net, 0);
+    fake_read(&f.worker[0]);
+  }
+  fake_request r = request(1, 5, 20);
+  cr_assert_eq(fake_submit(&f, &r), TI_OK);
+  ti_ctl_local_kill(f.net, 1);
+  ti_ctl_local_pump(f.net, 0);
+  cr_assert_eq(ti_coord_turn(f.coord, &next, &err), TI_INPROGRESS);
+  ti_clock_virtual_advance(&f.clock, 1200000);
+  cr_assert_eq(ti_coord_turn(f.coord, &next, &err), TI_ERR_PEER);
+  cr_assert(strstr(err.text, "rank 1 died before all ranks were ready"), "%s", err.text);
+  cr_assert_eq(ti_tokenlog_peek(r.log[0]).finish, TI_FINISH_ERROR);
+  fake_request_fini(&r);
   fake_down(&f);
 }
 
