@@ -21,16 +21,6 @@ static int from_launcher(const char *const *names, int otherwise) {
   return otherwise;
 }
 
-void ti_rank_say_end(const ti_settings *job, ti_exit code, int rank, const char *host, const char *doing, const char *message) {
-  if (code) {
-    fprintf(stderr, "titan-serve: ");
-    if (rank >= 0) fprintf(stderr, "rank %d%s%s%s, ", rank, host[0] ? " (" : "", host, host[0] ? ")" : "");
-    fprintf(stderr, "%s: %s\n", doing, message);
-  }
-  const char *file = job->flags.status_file;
-  if (file[0] && ti_status_file_write(file, code, rank, doing, message)) fprintf(stderr, "titan-serve: cannot write --status-file %s\n", file);
-}
-
 static ti_exit end_early(const ti_settings *job, ti_exit code, int rank, const char *doing, const char *message) {
   if (rank == 0) ti_rank_say_end(job, code, -1, "", doing, message);
   return code;

@@ -8,8 +8,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "launch/exit.h"
+
+#define REPEAT_US 1000000u  // launchers and terminals may send one request twice
 
 struct ti_sentry {
   const ti_settings *job;
@@ -19,7 +22,7 @@ struct ti_sentry {
   const char *url;
   _Atomic bool leaving;
   bool ready;
-  int n_signal;
+  uint64_t first_us;  // of the first signal; 0: none yet
   pthread_t thread;
   sigset_t set;
 };
@@ -36,7 +39,10 @@ static void look_ready(ti_sentry *s, ti_coord *c) {
 
 static void on_signal(ti_sentry *s, ti_coord *c, int sig) {
   if (!c) s->early(s->arg);
-  const double timeout = s->n_signal++ ? 0 : s->job->flags.shutdown_timeout;
+  const uint64_t now = ti_mono_us();
+  if (s->first_us && now < s->first_us + REPEAT_US) return;
+  const double timeout = s->first_us ? 0 : s->job->flags.shutdown_timeout;
+  s->first_us = now;
   ti_log_info("coordinator: signal %d: draining, at most %.1f s", sig, timeout);
   if (c) ti_coord_drain(c, (uint64_t)(timeout * 1e6));
 }

@@ -106,14 +106,18 @@ static ti_status open_worker(work *w, ti_error *err) {
 static void say_memory(const work *w) {
   ti_engine_facts f;
   ti_holdings h;
-  char a[32], b[32], c[32];
+  char a[32], b[32], c[32], kinds[256] = "";
+  size_t n = 0;
   ti_worker_get_facts(w->worker, &f);
   if (ti_holdings_of(&w->model, &w->job->mesh, w->meet->rank - 1, f.page_tokens, w->job->kv_dtype, &h, NULL)) return;
-  for (int i = 0; i < TI_HOLD_COUNT; i++)
-    if (h.weight[i]) ti_log_info("worker: memory %s %s as stored", ti_holding_name((ti_holding)i), ti_size_text(h.weight[i], a));
-  ti_log_info("worker: memory weights %s, KV cache %s (%u pages of %u tokens, %s a token), scratch %s; device \"%s\"",
-              ti_size_text(f.weight_bytes, a), ti_size_text(f.kv_bytes, b), f.n_page, f.page_tokens, ti_size_text(h.page_bytes / f.page_tokens, c),
-              f.scratch_bytes ? "counted" : "in the process", w->device);
+  for (int i = 0; i < TI_HOLD_COUNT && n < sizeof kinds; i++) {
+    if (!h.weight[i]) continue;
+    n += (size_t)snprintf(kinds + n, sizeof kinds - n, "%s%s %s", n ? ", " : "", ti_holding_name((ti_holding)i), ti_size_text(h.weight[i], a));
+  }
+  ti_log_info("worker: memory weights=\"%s\" as stored (%s), in the device's layout %s", ti_size_text(h.weights, a), kinds,
+              ti_size_text(f.weight_bytes, b));
+  ti_log_info("worker: memory kv=\"%s\" pages=%u of %u tokens, %s a token, scratch=\"%s\"", ti_size_text(f.kv_bytes, a), f.n_page, f.page_tokens,
+              ti_size_text(h.page_bytes / f.page_tokens, b), ti_size_text(f.scratch_bytes, c));
 }
 
 static ti_exit fail(work *w, const ti_report *v, bool *lost) {
