@@ -19,6 +19,7 @@ struct ti_text {
 
 struct ti_doors {
   ti_gateway *http;
+  const char *names[2];  // the gateway borrows them
   char url[192];
 };
 
@@ -64,15 +65,16 @@ void ti_text_close(ti_text *t) {
 
 ti_status ti_doors_open(const ti_settings *job, const ti_text *t, ti_coord *coord, ti_metrics *metrics, ti_doors **out, ti_error *err) {
   const ti_flags *f = &job->flags;
-  const char *const names[] = {ti_settings_model_name(f), f->model};
   ti_doors *d = calloc(1, sizeof *d);
   if (!d) return ti_error_set(err, TI_ERR_NOMEM, "no memory for the gateway");
+  d->names[0] = ti_settings_model_name(f);
+  d->names[1] = f->model;
   const ti_gateway_config cfg = {
       .host = f->host,
       .port = (uint16_t)f->port,
       .api_key = f->api_key,
-      .model_names = names,
-      .n_model_names = strcmp(names[0], names[1]) ? 2 : 1,
+      .model_names = d->names,
+      .n_model_names = strcmp(d->names[0], d->names[1]) ? 2 : 1,
       .model = {.tokenizer = t->tokenizer,
                 .chat = t->chat,
                 .special_tokens = t->special,
