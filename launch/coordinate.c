@@ -119,13 +119,12 @@ static ti_exit ended(head *h, const ti_report *v, bool *lost) {
   return (ti_exit)v->exit;
 }
 
-// The rank that the coordinator misses; 0: none.
-static int missing_rank(const ti_coord *c) {
-  static ti_coord_status st;
-  ti_coord_get_status(c, &st);
-  for (uint32_t i = 0; i < st.n_rank; i++)
-    if (!st.rank[i].up || !st.rank[i].healthy) return (int)i + 1;
-  return 0;
+// The rank that a text of the coordinator's is about ("worker rank 2 died in step 7"); 0: none. Its status does not tell: others have left by now.
+static int rank_in(const char *text) {
+  static const char mark[] = "worker rank ";
+  const char *at = strstr(text, mark);
+  const long rank = at ? strtol(at + sizeof mark - 1, NULL, 10) : 0;
+  return rank > 0 && rank < TI_MEET_RANKS ? (int)rank : 0;
 }
 
 static ti_exit serve(head *h, bool *lost) {
@@ -135,8 +134,8 @@ static ti_exit serve(head *h, bool *lost) {
   const ti_status st = ti_coord_run(h->coord, &err);
   if (st) {
     const ti_exit code = ti_exit_of(st, TI_EXIT_INTERNAL);
-    const int rank = missing_rank(h->coord);
-    ti_rank_say_end(h->job, code, rank, rank && h->meet->peer[rank].host[0] ? h->meet->peer[rank].host : h->meet->self.host, "serving",
+    const int rank = rank_in(err.text);
+    ti_rank_say_end(h->job, code, rank, rank && rank < h->meet->size ? h->meet->peer[rank].host : h->meet->self.host, "serving",
                     err.text[0] ? err.text : ti_status_text(st));
     *lost = true;
     return code;

@@ -266,13 +266,21 @@ ti_status ti_flags_parse(int argc, char *const *argv, ti_flags *out, ti_error *e
   for (size_t i = 0; !st && i < N_FLAG; i++)
     if (table[i].kind != K_GROUP) st = set_value(&table[i], table[i].def, &f, err);
   if (!st) st = from_environment(&f, err);
-  for (int i = 1; !st && i < argc; i++) st = from_word(argc, argv, &i, &f, err);
+  for (int i = 1; i < argc; i++) {  // all of them: --status-file may stand behind a wrong one
+    const ti_status one = from_word(argc, argv, &i, &f, st ? NULL : err);
+    if (!st) st = one;
+  }
   if (!st && f.block_size && (f.block_size < 8 || (f.block_size & (f.block_size - 1)))) {
     st = ti_error_set(err, TI_ERR_ARG, "--block-size %d: expected 8, 16, 32, 64, 128 or 256", (int)f.block_size);
   }
   if (!st && !f.help && !f.version && !f.model[0])
     st = ti_error_set(err, TI_ERR_ARG, "--model is missing: a folder with config.json and model.safetensors, such as models/titan-tiny-dense");
-  if (!st) *out = f;
+  if (st) {
+    memset(out, 0, sizeof *out);
+    memcpy(out->status_file, f.status_file, sizeof f.status_file);
+  } else {
+    *out = f;
+  }
   return st;
 }
 

@@ -102,11 +102,7 @@ int main(int argc, char **argv) {
   ti_error err = {0};
   prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun's or slurmstepd's death is ours
   signal(SIGPIPE, SIG_IGN);
-  if (ti_flags_parse(argc, argv, &job.flags, &err)) {
-    const char *file = getenv("TITAN_STATUS_FILE");
-    snprintf(job.flags.status_file, sizeof job.flags.status_file, "%s", file ? file : "");
-    return end_early(&job, TI_EXIT_USAGE, rank, "reading the flags", err.text);
-  }
+  if (ti_flags_parse(argc, argv, &job.flags, &err)) return end_early(&job, TI_EXIT_USAGE, rank, "reading the flags", err.text);
   if (job.flags.help || job.flags.version || job.flags.plan) {
     if (rank) return TI_EXIT_FINE;
     if (job.flags.plan && !job.flags.help && !job.flags.version) return plan(&job, size);

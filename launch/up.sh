@@ -50,7 +50,7 @@ if [ "$(id -u)" = 0 ]; then
 fi
 export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}
 # shellcheck disable=SC2086  # word splitting is meant
-setsid mpirun "${flags[@]}" ${TITAN_MPIRUN_FLAGS-} "$serve" "${args[@]}" </dev/null 2> >(grep -v '^mpirun: Forwarding signal' >&2) &
+setsid mpirun "${flags[@]}" ${TITAN_MPIRUN_FLAGS-} "$serve" "${args[@]}" </dev/null 2> >(grep --line-buffered -v -e '^mpirun: Forwarding signal' -e 'PMIX ERROR: BAD-PARAM' >&2) &
 pid=$!
 
 drain() { kill -USR1 "$pid" 2>/dev/null; }  # mpirun passes it on; SIGTERM would make it kill the ranks

@@ -131,3 +131,9 @@ Test(flags, help_lists_every_flag_of_the_design) {
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) cr_assert(strstr(text, names[i]), "%s", names[i]);
   free(text);
 }
+
+Test(flags, a_status_file_is_known_even_behind_a_wrong_flag) {
+  cr_assert_eq(PARSE("--wrong", "--model", "m", "--port", "none", "--status-file", "s"), TI_ERR_ARG);
+  cr_assert(strstr(err.text, "--wrong"), "%s", err.text);
+  cr_assert_str_eq(f.status_file, "s");
+}
