@@ -115,6 +115,8 @@ typedef struct ti_control {
 
 ti_status ti_wire_encode_control(const ti_control *m, ti_buf *out) TI_MUST_CHECK;
 ti_status ti_wire_decode_control(const void *bytes, size_t n, const ti_wire_limits *lim, ti_arena *arena, ti_control *out, ti_error *err) TI_MUST_CHECK;
+// What an undecoded control message claims to be, from its first byte: for transport threads that must react before anybody decodes. O(1).
+ti_control_kind ti_wire_control_kind(const void *bytes, size_t n);
 
 // ---- client plane ----
 

@@ -87,3 +87,9 @@ ti_status ti_wire_decode_control(const void *bytes, size_t n, const ti_wire_limi
   *out = m;
   return TI_OK;
 }
+
+ti_control_kind ti_wire_control_kind(const void *bytes, size_t n) {
+  const unsigned tag = n ? *(const uint8_t *)bytes : 0;  // of the oneof's member: field number << 3 | length-delimited
+  const unsigned kind = tag >> 3;
+  return (tag & 7) == 2 && kind <= TI_CTL_DRAIN ? (ti_control_kind)kind : TI_CTL_NONE;
+}

@@ -49,6 +49,7 @@ static ti_status embed(ti_graph *g, ti_lane *l) {
   const int n = l->batch.batch.n_row;
   l->pending = false;
   if (n == 0) return TI_OK;
+  ti_graph_doing(g, "embedding");
   ti_status st = g->k->embed(g->d, &(ti_embed_args){.out = l->h, .ids = l->batch.ids, .table = &g->w.embed, .n_row = n, .hidden = g->c->hidden, .first_id = g->w.vocab0, .n_id = g->w.n_vocab});
   if (!st && g->tp->size > 1) st = ti_coll_all_reduce(g->tp, l->h, (size_t)n * (size_t)g->c->hidden, g->k->act);  // all but one rank give zeros
   return st;

@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "parallel/expert/placement.h"
 #include "worker/graph/graph.h"
+#include "worker/sample/sampler.h"
 
 static long max3(long a, long b, long c) { return a > b ? (a > c ? a : c) : (b > c ? b : c); }
 
@@ -102,6 +103,9 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   if (!st && c->moe.n_expert) st = init_experts(g, err);
   const long widest = max3(c->hidden, c->ffn, (long)c->n_head * (c->attn == TI_ATTN_MLA ? c->v_dim : c->head_dim));
   if (!st) st = k->reserve(dev, g->expert_capacity > g->max_row ? g->expert_capacity : g->max_row, max3(widest, 2L * c->hidden, c->kv_lora), c->head_dim, c->vocab);
+  // the largest operation among the group's ranks: a batch's rows, or a tile of logits
+  const size_t rows_bytes = (size_t)g->max_row * (size_t)c->hidden * g->act_bytes, logit_bytes = (size_t)TI_SAMPLE_TILE * (size_t)c->vocab * sizeof(float);
+  if (!st) st = cfg->tp->ops->reserve(cfg->tp, rows_bytes > logit_bytes ? rows_bytes : logit_bytes, 1);
   if (!st) st = init_kv(g, err);
   if (!st) st = init_rope(g, err);
   for (int i = 0; !st && i < g->n_lane; i++) st = init_lane(g, &g->lane[i], i, err);

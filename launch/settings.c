@@ -1,0 +1,134 @@
+// Deciding a job (see settings.h). Set-up only.
+#include "launch/settings.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "launch/holdings.h"
+#include "model/names.h"
+
+#define KV_DEFAULT_BYTES (256ull << 20)
+#define MODEL_LEN_MOST 1048576u
+
+const char *ti_settings_model_name(const ti_flags *f) {
+  if (f->served_model_name[0]) return f->served_model_name;
+  const char *slash = strrchr(f->model, '/');
+  return slash && slash[1] ? slash + 1 : f->model;
+}
+
+static ti_status decide_types(const ti_flags *f, ti_settings *j, ti_error *err) {
+  if (f->device == TI_DEVICE_CUDA)
+    return ti_error_set(err, TI_ERR_ARG,
+                        "--device cuda: this build has no CUDA backend; configure with -DTI_CUDA=ON (needs nvcc), or use --device cpu");
+  static const ti_dtype kv[] = {[TI_KV_AUTO] = TI_F32, [TI_KV_F32] = TI_F32, [TI_KV_BF16] = TI_BF16, [TI_KV_FP8] = TI_E4M3};
+  j->kv_dtype = kv[f->kv_cache_dtype];
+  j->page_tokens = f->block_size ? (uint32_t)f->block_size : 16;
+  j->max_num_seqs = (uint32_t)f->max_num_seqs;
+  j->max_num_batched_tokens = (uint32_t)f->max_num_batched_tokens;
+  if (j->max_num_batched_tokens < j->max_num_seqs)
+    return ti_error_set(err, TI_ERR_ARG,
+                        "--max-num-batched-tokens %u: expected at least --max-num-seqs (%u), for each running sequence decodes one token a step",
+                        j->max_num_batched_tokens, j->max_num_seqs);
+  return TI_OK;
+}
+
+// Pages of one sequence: its tokens, and the places that steps in flight may write ahead.
+static uint64_t pages_of(const ti_settings *j, uint64_t tokens) { return (tokens + j->page_tokens - 1) / j->page_tokens + 1; }
+
+static ti_status decide_memory(const ti_flags *f, const ti_config *c, uint64_t page_bytes, ti_settings *j, ti_error *err) {
+  const uint64_t most = c->max_position > 0 && (uint64_t)c->max_position < MODEL_LEN_MOST ? (uint64_t)c->max_position : MODEL_LEN_MOST;
+  if (f->max_model_len > (int64_t)most)
+    return ti_error_set(err, TI_ERR_ARG, "--max-model-len %" PRId64 ": the model's positions end at %" PRIu64, f->max_model_len, most);
+  uint64_t len = f->max_model_len ? (uint64_t)f->max_model_len : most;
+  uint64_t bytes = f->kv_cache_memory;
+  char a[32], b[32];
+  if (!bytes) {  // what all slots need at most, but not above the default, but one whole sequence of a stated length
+    const uint64_t all = pages_of(j, len) * j->max_num_seqs * page_bytes, one = pages_of(j, len) * page_bytes;
+    bytes = all < KV_DEFAULT_BYTES ? all : KV_DEFAULT_BYTES;
+    if (f->max_model_len && bytes < one) bytes = one;
+  }
+  const uint64_t pages = bytes / page_bytes;
+  if (pages < 2)
+    return ti_error_set(err, TI_ERR_ARG, "--kv-cache-memory %s: a page of %u tokens is %s, and a sequence needs at least two", ti_size_text(bytes, a),
+                        j->page_tokens, ti_size_text(page_bytes, b));
+  if (pages < pages_of(j, len)) {
+    const uint64_t fits = (pages - 1) * j->page_tokens;
+    if (f->max_model_len)
+      return ti_error_set(err, TI_ERR_ARG,
+                          "--kv-cache-memory %s: holds %" PRIu64 " tokens, but --max-model-len is %" PRIu64
+                          "; give %s, or a length of at most %" PRIu64,
+                          ti_size_text(bytes, a), fits, len, ti_size_text(pages_of(j, len) * page_bytes, b), fits);
+    len = fits;
+  }
+  j->max_model_len = (uint32_t)len;
+  j->kv_bytes = pages * page_bytes;
+  return TI_OK;
+}
+
+ti_status ti_settings_decide(const ti_flags *f, const ti_config *c, int workers, ti_settings *out, ti_error *err) {
+  ti_settings j;
+  memset(&j, 0, sizeof j);
+  j.flags = *f;
+  ti_status st = ti_mesh_init(&j.mesh, workers, (int)f->tp, (int)f->dp, (int)f->ep, (int)f->etp, err);
+  if (!st) st = decide_types(f, &j, err);
+  uint64_t page_bytes = 0;
+  for (int w = 0; !st && w < workers; w++) {  // the largest page decides, so that all workers have as many
+    ti_holdings h;
+    st = ti_holdings_of(c, &j.mesh, w, j.page_tokens, j.kv_dtype, &h, err);
+    if (!st && h.page_bytes > page_bytes) page_bytes = h.page_bytes;
+    if (!st && !c->moe.n_expert && w >= j.mesh.tp) break;  // groups of a dense model are alike
+  }
+  if (!st) st = decide_memory(f, c, page_bytes, &j, err);
+  if (!st) *out = j;
+  return st;
+}
+
+typedef struct weight_check {
+  const ti_checkpoint *ck;
+  ti_error *err;
+  int n_layer;
+} weight_check;
+
+static ti_status check_tensor(void *user, const ti_tensor_spec *s) {
+  const weight_check *k = user;
+  ti_tensor t;
+  if (s->layer >= k->n_layer) return TI_OK;
+  const ti_status st = ti_checkpoint_require(k->ck, s->name, s->rows, s->cols, &t, k->err);
+  if (st) return st;
+  const bool scaled = s->dtype == TI_E4M3,
+             weight = t.dtype == TI_F32 || t.dtype == TI_F16 || t.dtype == TI_BF16 || (t.dtype == TI_E4M3 && scaled) || ti_dtype_block(t.dtype) > 1;
+  if (weight) return TI_OK;
+  return ti_error_set(k->err, TI_ERR_FORMAT, "%s: tensor %s: type %s, expected F32, F16 or BF16%s", k->ck->label, s->name, ti_dtype_name(t.dtype),
+                      t.dtype == TI_E4M3 ? " (FP8 needs quantization_config in config.json)"
+                      : scaled           ? " or F8_E4M3"
+                                         : "");
+}
+
+ti_status ti_settings_check_weights(const ti_config *c, const ti_checkpoint *ck, ti_error *err) {
+  weight_check k = {.ck = ck, .err = err, .n_layer = c->n_layer};
+  return ti_tensor_each(c, check_tensor, &k);
+}
+
+static void print_worker(const ti_settings *j, const ti_config *c, int w, FILE *f) {
+  ti_holdings h;
+  char a[32], b[32];
+  if (ti_holdings_of(c, &j->mesh, w, j->page_tokens, j->kv_dtype, &h, NULL)) return;
+  fprintf(f, "rank %d   dp %d  tp %d  ep %d  etp %d   %d query heads, %d KV heads", w + 1, ti_mesh_dp_of(&j->mesh, w), ti_mesh_tp_of(&j->mesh, w),
+          ti_mesh_ep_of(&j->mesh, w), ti_mesh_etp_of(&j->mesh, w), h.heads, h.kv_heads);
+  if (h.experts) fprintf(f, ", %d experts of width %d", h.experts, h.expert_width);
+  fprintf(f, "\n");
+  for (int i = 0; i < TI_HOLD_COUNT; i++)
+    if (h.weight[i]) fprintf(f, "  %-20s %12s\n", ti_holding_name((ti_holding)i), ti_size_text(h.weight[i], a));
+  const uint64_t pages = j->kv_bytes / h.page_bytes;
+  fprintf(f, "  %-20s %12s   as stored\n", "weights", ti_size_text(h.weights, a));
+  fprintf(f, "  %-20s %12s   %s a token (%s): %" PRIu64 " pages of %u, %" PRIu64 " tokens\n", "KV cache", ti_size_text(j->kv_bytes, a),
+          ti_size_text(h.page_bytes / j->page_tokens, b), ti_dtype_name(j->kv_dtype), pages, j->page_tokens, pages * j->page_tokens);
+}
+
+void ti_settings_print_plan(const ti_settings *j, const ti_config *c, FILE *f) {
+  fprintf(f, "%s (%s): %d workers, attention tp %d x dp %d", ti_settings_model_name(&j->flags), c->arch, j->mesh.workers, j->mesh.tp, j->mesh.dp);
+  if (c->moe.n_expert) fprintf(f, ", experts ep %d x etp %d", j->mesh.ep, j->mesh.etp);
+  fprintf(f, "\nsequences of up to %u tokens, %u at once and %u tokens a step in each group\n", j->max_model_len, j->max_num_seqs,
+          j->max_num_batched_tokens);
+  for (int w = 0; w < j->mesh.workers; w++) print_worker(j, c, w, f);
+}
