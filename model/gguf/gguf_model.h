@@ -39,5 +39,8 @@ ti_status ti_gguf_checkpoint(ti_gguf *g, const ti_config *cfg, ti_checkpoint **o
 ti_status ti_gguf_tokenizer(const ti_gguf *g, ti_tokenizer **out, ti_error *err) TI_MUST_CHECK;
 // tokenizer.chat_template (Jinja), borrowed from g; TI_ERR_NOTFOUND when there is none.
 ti_status ti_gguf_chat_template(const ti_gguf *g, ti_tok_text *out, ti_error *err) TI_MUST_CHECK;
+// The text of the token that tokenizer.ggml.WHAT_token_id names ("bos", "eos", ...), borrowed from g; TI_ERR_NOTFOUND without text when there is
+// none.
+ti_status ti_gguf_special_token(const ti_gguf *g, const char *what, ti_tok_text *out, ti_error *err) TI_MUST_CHECK;
 
 #endif

@@ -122,3 +122,15 @@ ti_status ti_gguf_chat_template(const ti_gguf *g, ti_tok_text *out, ti_error *er
   *out = t;
   return TI_OK;
 }
+
+ti_status ti_gguf_special_token(const ti_gguf *g, const char *what, ti_tok_text *out, ti_error *err) {
+  ti_tok_text *tokens = NULL;
+  size_t n = 0;
+  int32_t id = -1;
+  ti_status st = ti_gguf_strings(g, "tokenizer.ggml.tokens", &tokens, &n, err);
+  if (st == TI_OK) st = token_id(g, what, n, &id, err);
+  if (st == TI_OK && id < 0) st = TI_ERR_NOTFOUND;
+  if (st == TI_OK) *out = tokens[id];
+  free(tokens);
+  return st;
+}
