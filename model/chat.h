@@ -36,7 +36,7 @@ ti_status ti_chat_template_create(const char *source, size_t n, const char *name
 void ti_chat_template_destroy(ti_chat_template *t);  // NULL is fine
 
 // Finds and parses the template of a model: spec NULL or "" = the model's own (model_dir/chat_template.jinja, else "chat_template" of
-// tokenizer_config.json; of a list of named ones "default"); else the name of a built-in family; else the path of a file.
+// tokenizer_config.json; of a list of named ones "default"; of a .gguf file as model_dir: tokenizer.chat_template); else the name of a built-in family; else the path of a file.
 // TI_ERR_NOTFOUND names what was tried and the built-in names. model_dir may be NULL when spec is given.
 ti_status ti_chat_template_open(const char *spec, const char *model_dir, ti_chat_template **out, ti_error *err) TI_MUST_CHECK;
 
@@ -46,7 +46,7 @@ const char *ti_chat_template_builtin(const char *name);
 const char *ti_chat_template_builtin_names(void);
 
 // Reads the special tokens of model_dir/tokenizer_config.json: {"bos_token": "<s>", ...} (also eos, unk, pad, sep, cls, mask, whether given as text
-// or as {"content": text}): the variables that transformers adds. A missing file gives {}. The caller decref()s *out.
+// or as {"content": text}): the variables that transformers adds. A missing file gives {}; a .gguf file has its own. The caller decref()s *out.
 ti_status ti_chat_special_tokens(const char *model_dir, json_t **out, ti_error *err) TI_MUST_CHECK;
 
 // Renders with each key of the object vars as a variable (transformers passes messages, add_generation_prompt, tools and documents (null when

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "model/checkpoint_priv.h"
+#include "model/gguf/gguf_model.h"
 #include "model/safetensors.h"
 #include "model/synthetic.h"
 
@@ -33,11 +34,18 @@ ti_status ti_checkpoint_open(const char *model, const ti_config *cfg, ti_checkpo
   struct stat sb;
   if (strncmp(model, "random:", 7) == 0) return ti_synthetic_open(model, cfg, out, err);
   if (stat(model, &sb) != 0)
-    return ti_error_set(err, TI_ERR_NOTFOUND, "%s: no such model (expected a folder with config.json and model.safetensors, or random:ARCH)", model);
+    return ti_error_set(err, TI_ERR_NOTFOUND,
+                        "%s: no such model (expected a folder with config.json and model.safetensors, a .gguf file, or random:ARCH)", model);
   if (S_ISDIR(sb.st_mode)) return open_folder(model, out, err);
   if (ends_with(model, ".safetensors") || ends_with(model, ".safetensors.index.json")) return ti_safetensors_open(model, out, err);
-  return ti_error_set(err, TI_ERR_UNSUPPORTED,
-                      "%s: unknown checkpoint format (accepted: a folder, a .safetensors file, a .safetensors.index.json, or random:ARCH)", model);
+  if (ti_gguf_is_file(model)) {
+    ti_gguf *g;
+    const ti_status st = ti_gguf_open(model, &g, err);
+    return st == TI_OK ? ti_gguf_checkpoint(g, cfg, out, err) : st;
+  }
+  return ti_error_set(
+      err, TI_ERR_UNSUPPORTED,
+      "%s: unknown checkpoint format (accepted: a folder, a .safetensors file, a .safetensors.index.json, a .gguf file, or random:ARCH)", model);
 }
 
 void ti_checkpoint_close(ti_checkpoint *c) {

@@ -41,7 +41,7 @@ struct ti_checkpoint {  // the head of each implementation's struct
   const char *label;  // what errors call it: "models/x/model.safetensors", "random:llama?layers=2"
 };
 
-// model: a folder (model.safetensors or model.safetensors.index.json), a file, or "random:...". cfg: what ti_config_load gave for the same string.
+// model: a folder (model.safetensors or model.safetensors.index.json), a .safetensors or .gguf file, or "random:...". cfg: what ti_config_load gave for the same string.
 ti_status ti_checkpoint_open(const char *model, const ti_config *cfg, ti_checkpoint **out, ti_error *err) TI_MUST_CHECK;
 void ti_checkpoint_close(ti_checkpoint *c);  // NULL is fine
 ti_status ti_checkpoint_find(const ti_checkpoint *c, const char *name, ti_tensor *out) TI_MUST_CHECK;

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "model/config_priv.h"
+#include "model/gguf/gguf_model.h"
 
 enum {
   MAX_HIDDEN = 1 << 20,
@@ -438,6 +439,15 @@ static ti_status add_generation_config(const char *model, ti_config *c, ti_error
   return st;
 }
 
+static ti_status load_gguf(const char *path, ti_config *out, ti_error *err) {
+  ti_gguf *g;
+  ti_status st = ti_gguf_open(path, &g, err);
+  if (st != TI_OK) return st;
+  if ((st = ti_gguf_config(g, out, err)) != TI_OK) ti_error_prefix(err, "%s", path);
+  ti_gguf_close(g);
+  return st;
+}
+
 ti_status ti_config_load(const char *model, ti_config *out, ti_error *err) {
   char path[4096];
   json_t *root;
@@ -446,7 +456,8 @@ ti_status ti_config_load(const char *model, ti_config *out, ti_error *err) {
   uint64_t seed;
   if (strncmp(model, "random:", 7) == 0) return ti_config_random(model, out, &seed, err);
   if (stat(model, &sb) != 0)
-    return ti_error_set(err, TI_ERR_NOTFOUND, "%s: no such model (expected a folder with config.json and model.safetensors, or random:ARCH)", model);
+    return ti_error_set(err, TI_ERR_NOTFOUND, "%s: no such model (expected a folder with config.json and model.safetensors, a .gguf file, or random:ARCH)", model);
+  if (ti_gguf_is_file(model)) return load_gguf(model, out, err);
   ti_status st = path_beside(model, "config.json", path, sizeof(path), err);
   if (st != TI_OK) return st;
   if (stat(path, &sb) != 0)

@@ -53,13 +53,13 @@ typedef struct ti_config {
   double softmax_scale;  // of attention scores, YaRN's mscale^2 included (V3: 192^-0.5 * 1.87385)
   ti_moe_config moe;
   int n_mtp;              // MTP layers in the checkpoint (num_nextn_predict_layers)
-  ti_dtype weight_dtype;  // of linear weights as stored: F32, F16, BF16, E4M3 (block scales)
+  ti_dtype weight_dtype;  // of linear weights as stored: F32, F16, BF16, E4M3 (block scales); of a GGUF file: what most of them have
   int fp8_block_n, fp8_block_k;  // 128, 128 with block scales; 0 otherwise
   int bos, n_eos, eos[TI_MAX_EOS];  // bos -1: none
   bool synthetic;         // random weights, no tokenizer: token-id prompts only
 } ti_config;
 
-// From a model folder (config.json + generation_config.json's eos list) or a file in one, or a `random:ARCH?key=value&...` spec (synthetic.h).
+// From a model folder (config.json + generation_config.json's eos list) or a file in one, a .gguf file, or a `random:ARCH?key=value&...` spec (synthetic.h).
 // Errors name file and field.
 ti_status ti_config_load(const char *model, ti_config *out, ti_error *err) TI_MUST_CHECK;
 // From the text of a config.json.

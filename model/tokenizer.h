@@ -43,7 +43,7 @@ ti_status ti_ids_push(ti_ids *ids, int32_t id) TI_MUST_CHECK;  // TI_ERR_FULL be
 // ---- loading ----
 
 // path is a folder with tokenizer.json (and, where there: tokenizer_config.json, special_tokens_map.json, generation_config.json, which say
-// bos, eos, pad and whether a BOS is added) or the tokenizer.json itself. Errors: TI_ERR_NOTFOUND, TI_ERR_IO, TI_ERR_FORMAT, TI_ERR_RANGE,
+// bos, eos, pad and whether a BOS is added) or the tokenizer.json itself, or a .gguf file. Errors: TI_ERR_NOTFOUND, TI_ERR_IO, TI_ERR_FORMAT, TI_ERR_RANGE,
 // TI_ERR_UNSUPPORTED, TI_ERR_NOMEM; the text names the file, the field and the value. The caller destroys *out.
 ti_status ti_tokenizer_load(const char *path, ti_tokenizer **out, ti_error *err) TI_MUST_CHECK;
 // From the text of a tokenizer.json alone: bos, eos and pad stay unknown unless its post-processor names them.
@@ -65,6 +65,8 @@ typedef struct ti_tokenizer_parts {
   const ti_tok_text *merges;  // [n_merges] "left right", wanted by "gpt2" only [tokenizer.ggml.merges]
   size_t n_merges;
   int32_t bos, eos, pad, unk;  // -1: none [tokenizer.ggml.*_token_id]
+  const int32_t *more_eos;  // [n_more_eos] further ids that end a text; -1: none [tokenizer.ggml.eot_token_id, eom_token_id]
+  size_t n_more_eos;
   bool add_bos, add_eos;       // [tokenizer.ggml.add_bos_token, add_eos_token]
   bool add_space_prefix;       // "llama" only; GGUF's default is true [tokenizer.ggml.add_space_prefix]
 } ti_tokenizer_parts;

@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "model/chat.h"
+#include "model/gguf/gguf_model.h"
 
 #define MAX_CONFIG_BYTES ((size_t)64 << 20)  // tokenizer_config.json lists every added token
 
@@ -70,8 +71,27 @@ static const json_t *config_template(const json_t *config) {
   return found;
 }
 
+// A .gguf file carries its template.
+static ti_status from_gguf(const char *path, ti_chat_template **out, ti_error *err) {
+  ti_gguf *g;
+  ti_tok_text t;
+  ti_status st = ti_gguf_open(path, &g, err);
+  if (st) return st;
+  st = ti_gguf_chat_template(g, &t, err);
+  if (st == TI_ERR_NOTFOUND)
+    ti_error_set(err, st, "%s: the file has no chat template (tokenizer.chat_template); give one with --chat-template: a file or one of %s", path,
+                 ti_chat_template_builtin_names());
+  else if (st)
+    ti_error_prefix(err, "%s", path);
+  else
+    st = ti_chat_template_create(t.s, t.n, path, out, err);
+  ti_gguf_close(g);
+  return st;
+}
+
 static ti_status from_model(const char *model_dir, ti_chat_template **out, ti_error *err) {
   char path[4096];
+  if (ti_gguf_is_file(model_dir)) return from_gguf(model_dir, out, err);
   int n = snprintf(path, sizeof path, "%s/chat_template.jinja", model_dir);
   if (n < 0 || n >= (int)sizeof path) return ti_error_set(err, TI_ERR_RANGE, "the model's path is longer than 4000 bytes");
   ti_status st = from_file(path, out, err);
@@ -103,9 +123,35 @@ ti_status ti_chat_template_open(const char *spec, const char *model_dir, ti_chat
   return st;
 }
 
+static ti_status gguf_special_tokens(const char *path, json_t **out, ti_error *err) {
+  static const char *const names[][2] = {{"bos", "bos_token"},     {"eos", "eos_token"}, {"unknown", "unk_token"}, {"seperator", "sep_token"},
+                                         {"padding", "pad_token"}, {"cls", "cls_token"}, {"mask", "mask_token"}};  // spelled as GGUF does
+  ti_gguf *g;
+  ti_status st = ti_gguf_open(path, &g, err);
+  if (st) return st;
+  json_t *vars = json_object();
+  for (size_t i = 0; !st && i < sizeof names / sizeof names[0]; i++) {
+    ti_tok_text t;
+    st = ti_gguf_special_token(g, names[i][0], &t, err);
+    if (st == TI_ERR_NOTFOUND)
+      st = TI_OK;
+    else if (st)
+      ti_error_prefix(err, "%s", path);
+    else if (json_object_set_new(vars, names[i][1], json_stringn(t.s, t.n)))
+      st = ti_error_set(err, TI_ERR_NOMEM, "%s: out of memory for the special tokens", path);
+  }
+  ti_gguf_close(g);
+  if (!st)
+    *out = vars;
+  else
+    json_decref(vars);
+  return st;
+}
+
 ti_status ti_chat_special_tokens(const char *model_dir, json_t **out, ti_error *err) {
   static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
   char path[4096];
+  if (ti_gguf_is_file(model_dir)) return gguf_special_tokens(model_dir, out, err);
   json_t *config = NULL, *vars = json_object();
   if (!vars) return ti_error_set(err, TI_ERR_NOMEM, "out of memory for the special tokens");
   ti_status st = load_config(model_dir, path, &config, err);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "base/json.h"
+#include "model/gguf/gguf_model.h"
 #include "model/tokenizer/tok_priv.h"
 
 enum { MAX_MERGES = 1 << 22, MAX_ADDED = 1 << 18 };
@@ -173,10 +174,20 @@ ti_status ti_tokenizer_create(const char *json, size_t n, ti_tokenizer **out, ti
   return st == TI_OK ? TI_OK : ti_error_prefix(err, "tokenizer.json");
 }
 
+static ti_status load_gguf(const char *path, ti_tokenizer **out, ti_error *err) {
+  ti_gguf *g;
+  ti_status st = ti_gguf_open(path, &g, err);
+  if (st != TI_OK) return st;
+  if ((st = ti_gguf_tokenizer(g, out, err)) != TI_OK) ti_error_prefix(err, "%s", path);
+  ti_gguf_close(g);
+  return st;
+}
+
 ti_status ti_tokenizer_load(const char *path, ti_tokenizer **out, ti_error *err) {
   char file[4096], dir[4096];
   struct stat sb;
   bool is_dir = stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
+  if (!is_dir && ti_gguf_is_file(path)) return load_gguf(path, out, err);
   const char *slash = strrchr(path, '/');
   int n = is_dir ? snprintf(file, sizeof file, "%s/tokenizer.json", path) : snprintf(file, sizeof file, "%s", path);
   int m = is_dir  ? snprintf(dir, sizeof dir, "%s", path)

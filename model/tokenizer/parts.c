@@ -161,6 +161,10 @@ static ti_status set_specials(const ti_tokenizer_parts *p, ti_tokenizer *t, ti_e
   t->pad = p->pad;
   t->bpe.unk = t->bpe.byte_fallback ? p->unk : -1;  // a byte-level tokenizer knows every byte
   st = ti_tok_add_eos(t, p->eos);
+  for (size_t i = 0; i < p->n_more_eos && st == TI_OK; i++) {
+    st = check_id(t, "eot", p->more_eos[i], err);
+    if (st == TI_OK) st = ti_tok_add_eos(t, p->more_eos[i]);
+  }
   if (p->add_bos && p->bos >= 0) t->prefix[t->n_prefix++] = p->bos;
   if (p->add_eos && p->eos >= 0) t->suffix[t->n_suffix++] = p->eos;
   return st;
