@@ -56,14 +56,17 @@ pid=$!
 drain() { kill -USR1 "$pid" 2>/dev/null; }  # mpirun passes it on; SIGTERM would make it kill the ranks
 trap drain TERM INT HUP
 
-# Every process of mpirun's session: orted gives ranks process groups of their own.
+# Kills every process of mpirun's session (ranks have process groups of their own); true while there is one that has not ended.
 kill_session() {
-  local f s
+  local f s left=1
   for f in /proc/[0-9]*/stat; do
     s=$(<"$f") 2>/dev/null || continue
     set -- ${s##*) }
-    [ "${4-}" = "$pid" ] && f=${f#/proc/} && kill -9 "${f%/stat}" 2>/dev/null
+    [ "${4-}" = "$pid" ] && [ "$1" != Z ] || continue
+    f=${f#/proc/}
+    kill -9 "${f%/stat}" 2>/dev/null && left=0
   done
+  return $left
 }
 
 mkfifo "$tmp/bell" && exec 9<>"$tmp/bell"
@@ -75,7 +78,10 @@ while kill -0 "$pid" 2>/dev/null; do
   [ $SECONDS -lt "$grace" ] || kill_session
 done
 wait "$pid" 2>/dev/null
-kill_session
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+  kill_session || break
+  read -r -t 0.1 -u 9 _
+done
 
 code=$(sed -n 's/^{"exit": \([0-9]*\),.*/\1/p' "$status" 2>/dev/null)
 if [ -z "$code" ]; then

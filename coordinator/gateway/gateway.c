@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "coordinator/gateway/gateway_priv.h"
 
-enum { BACKLOG = 1024, STOP_WAIT_MS = 2000 };
+enum { BACKLOG = 1024, SETTLE_MS = 500, STOP_WAIT_MS = 2000 };
 
 static void apply_defaults(ti_gateway_config *c) {
   if (!c->host) c->host = "127.0.0.1";
@@ -140,7 +140,8 @@ err_gateway:
 
 uint16_t ti_gateway_port(const ti_gateway *g) { return g->port; }
 
-// Tells every call to end, and waits until none is left or the time is over. Calls that come later end by themselves (see ti_http_answer).
+// Waits until no call is left or the time is over. Those whose tokens are all there (the backend has ended) get SETTLE_MS to hand them out; then every
+// call is told to end. Calls that come later end by themselves (see ti_http_answer).
 static void end_calls(ti_gateway *g) {
   for (int ms = 0; ms < STOP_WAIT_MS; ms += 10) {
     bool busy = false;
@@ -149,7 +150,7 @@ static void end_calls(ti_gateway *g) {
       pthread_mutex_lock(&c->lock);
       const bool working = c->suspended || c->state == TI_CALL_WORKING || (c->state == TI_CALL_STREAM && !c->ended && !c->cut);
       pthread_mutex_unlock(&c->lock);
-      if (working) ti_call_event(c, TI_EVENT_STOP);
+      if (working && ms >= SETTLE_MS) ti_call_event(c, TI_EVENT_STOP);
       busy = busy || working;
     }
     pthread_mutex_unlock(&g->lock);

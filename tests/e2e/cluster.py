@@ -64,6 +64,7 @@ class Cluster:
         self.log = open(os.path.join(self.dir.name, "log"), "w+")
         self.up = None
         self.url = None
+        self.pids = {}  # of the ranks, once they serve
 
     def __enter__(self):
         try:
@@ -72,6 +73,7 @@ class Cluster:
             assert self.up.poll() is None, "the cluster did not start: exit %s\n%s" % (self.up.returncode, self.text())
             with open(self.ready) as f:
                 self.url = f.read().strip()
+            self.pids = self.ranks()
             return self
         except BaseException:
             self.__exit__(None, None, None)
@@ -102,8 +104,8 @@ class Cluster:
         found = {self.up.pid}
         for pid, session, _ in list(processes()):
             try:
-                with open("/proc/%d/environ" % pid, "rb") as f:
-                    if self.dir.name.encode() in open("/proc/%d/cmdline" % pid, "rb").read() or ("TITAN_NONE=" + self.dir.name).encode() in f.read():
+                with open("/proc/%d/cmdline" % pid, "rb") as f:
+                    if self.dir.name.encode() in f.read():
                         found.add(session)
             except OSError:
                 pass
@@ -126,7 +128,7 @@ class Cluster:
         return found
 
     def kill(self, rank, sig):
-        os.kill(self.ranks()[rank], sig)
+        os.kill(self.pids[rank], sig)
 
     def wait(self, seconds=30):
         """up.sh's exit code."""

@@ -6,7 +6,7 @@ import time
 
 from cluster import Cluster, main, until
 
-LONG = {"prompt": "Once upon a time", "max_tokens": 1000, "temperature": 0, "ignore_eos": True}
+LONG = {"prompt": "Once upon a time", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
 
 
 def begin(c, body=LONG):
@@ -120,7 +120,7 @@ def a_stopped_worker_is_a_hang():
 def a_killed_launcher_takes_all_ranks_along():
     with Cluster(2) as c:
         mpirun = None
-        for rank, pid in c.ranks().items():
+        for pid in c.pids.values():
             with open("/proc/%d/stat" % pid) as f:
                 mpirun = int(f.read().rsplit(")", 1)[1].split()[1])
         os.kill(mpirun, signal.SIGKILL)
