@@ -23,7 +23,7 @@ typedef struct ti_coord ti_coord;
 typedef struct ti_coord_config {
   ti_mesh mesh;               // ranks of workers are 1 + worker index
   const ti_clock *clock;
-  ti_ctl_host *ctl;           // borrowed; events arrive on the coordinator's inbox
+  ti_ctl_host *ctl;           // borrowed, not started: ti_coord_create starts it. Close it before ti_coord_destroy
   const uint8_t *secret;      // of the job, for the handshake
   uint32_t secret_len;
   uint32_t vocab, page_tokens;
@@ -32,11 +32,12 @@ typedef struct ti_coord_config {
   uint32_t max_num_batched_tokens;  // token budget of a step and group
   uint32_t max_waiting;       // beyond it submit says TI_ERR_FULL (429)
   uint32_t steps_in_flight;   // 1 or 2
+  uint32_t lookahead;         // KV places beyond its rows that a step may write: 1 with an MTP layer (ti_slots.lookahead)
   uint32_t n_page;            // 0: what every worker of a group has (the least Hello says); else at most this many
   bool lockstep;              // the model has experts: all groups step together, idle ones with empty batches
   bool prefix_caching;
   const char *policy;         // "fcfs" or "priority"
-  uint64_t heartbeat_us;      // a rank is late beyond this (2 s)
+  uint64_t heartbeat_us;      // a rank is late beyond this (2 s); UINT64_MAX: never
   uint64_t step_limit_us;     // a rank in one step for longer hangs (30 s)
   uint64_t start_limit_us;    // all ranks must be welcome by then (600 s: loading)
   uint64_t linger_us;         // after a rank's death: how long /health keeps saying 503 before the loop returns (1.2 s)
@@ -63,12 +64,16 @@ typedef struct ti_request_spec {
 ti_request_spec *ti_request_spec_create(void);        // zeroed, malloc'ed; NULL: no memory
 void ti_request_spec_destroy(ti_request_spec *s);     // frees what it took; NULL is fine
 
+// Checks the numbers (TI_ERR_ARG names the field, its value and what would do) and starts cfg.ctl: from here on ranks are challenged as turns are run.
 ti_status ti_coord_create(const ti_coord_config *cfg, ti_coord **out, ti_error *err) TI_MUST_CHECK;
+// Requests that are still alive end with an error. Error texts in logs live as long as the coordinator: let go of the logs before. NULL is fine.
 void ti_coord_destroy(ti_coord *c);
-ti_inbox *ti_coord_inbox(ti_coord *c);  // where cfg.ctl's events go
 
 // ---- any thread ----
-// Takes *spec on TI_OK only (the id is in *id). TI_ERR_FULL: too many wait (429). TI_ERR_CLOSED: draining or a rank is dead (503).
+// Takes *spec on TI_OK only (the id is in *id). TI_ERR_FULL: too many wait (429). TI_ERR_CLOSED: draining or a rank is dead (503). TI_ERR_RANGE: its numbers
+// cannot be served: no prompt or choice, a prompt of max_model_len or more (beyond it with max_tokens 0), an id beyond the vocabulary, more KV pages than a
+// group has, min_tokens above max_tokens, more than 64 stop ids or 128 choices. max_tokens is cut to what max_model_len leaves. Requests are accepted
+// before the workers are ready; they wait.
 ti_status ti_coord_submit(ti_coord *c, ti_request_spec *spec, uint64_t *id) TI_MUST_CHECK;
 void ti_coord_cancel(ti_coord *c, uint64_t id);
 // The text pool found a stop string: the choice ends with its first n_tokens tokens.
@@ -89,9 +94,11 @@ typedef struct ti_coord_status {
 void ti_coord_get_status(const ti_coord *c, ti_coord_status *out);
 
 // ---- the loop thread ----
-// Runs until drained (TI_OK), or until a rank is lost and the linger is over (TI_ERR_PEER, *err names rank, what it was doing, what to do).
+// Runs until drained (TI_OK), or until a rank is lost and the linger is over (TI_ERR_PEER, *err names rank, what it was doing, what to do), or until
+// not all ranks were there in start_limit_us (TI_ERR_TIMEOUT names those that are missing).
 ti_status ti_coord_run(ti_coord *c, ti_error *err) TI_MUST_CHECK;
 // One turn without waiting, for virtual time: handles all events, plans what can be planned. *next_us: when a timer wants the next turn (UINT64_MAX: none).
+// TI_INPROGRESS: it goes on; else as ti_coord_run.
 ti_status ti_coord_turn(ti_coord *c, uint64_t *next_us, ti_error *err) TI_MUST_CHECK;
 
 #endif
