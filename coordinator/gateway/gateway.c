@@ -147,7 +147,7 @@ static void end_calls(ti_gateway *g) {
     pthread_mutex_lock(&g->lock);
     for (ti_call *c = g->calls; c; c = c->next) {
       pthread_mutex_lock(&c->lock);
-      const bool working = c->suspended || c->state == TI_CALL_WORKING;
+      const bool working = c->suspended || c->state == TI_CALL_WORKING || (c->state == TI_CALL_STREAM && !c->ended && !c->cut);
       pthread_mutex_unlock(&c->lock);
       if (working) ti_call_event(c, TI_EVENT_STOP);
       busy = busy || working;
@@ -160,10 +160,10 @@ static void end_calls(ti_gateway *g) {
 
 // MHD aborts the process if a suspended connection is left: whatever text threads are at, nothing stays suspended.
 static void resume_all(ti_gateway *g) {
+  atomic_store(&g->closing, true);
   pthread_mutex_lock(&g->lock);
   for (ti_call *c = g->calls; c; c = c->next) {
     pthread_mutex_lock(&c->lock);
-    if (c->state == TI_CALL_WORKING) c->cut = true;
     if (c->suspended) {
       c->suspended = false;
       MHD_resume_connection(c->conn);

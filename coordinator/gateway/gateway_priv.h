@@ -71,7 +71,7 @@ struct ti_gateway {
   ti_watch *watch;
   uint64_t created_s;
   size_t api_key_len;
-  atomic_bool stopping;
+  atomic_bool stopping, closing;  // stopping: requests are refused, what runs is told to end; closing: nothing may be suspended any more
   atomic_uint next_thread;
   pthread_mutex_t lock;
   ti_call *calls;

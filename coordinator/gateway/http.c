@@ -78,7 +78,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
       c->stalled = false;
       ti_call_event(c, TI_EVENT_DRAINED);
     }
-  } else if (c->ended || atomic_load(&c->gw->stopping)) {
+  } else if (c->ended || atomic_load(&c->gw->closing)) {
     n = MHD_CONTENT_READER_END_OF_STREAM;
   } else {
     c->suspended = true;
@@ -183,7 +183,7 @@ enum MHD_Result ti_http_answer(void *gw, struct MHD_Connection *conn, const char
   }
   enum MHD_Result ok = MHD_YES;
   pthread_mutex_lock(&c->lock);
-  if (c->state == TI_CALL_WORKING && c->cut) {
+  if (c->state == TI_CALL_WORKING && atomic_load(&g->closing)) {
     pthread_mutex_unlock(&c->lock);
     ok = MHD_NO;  // the gateway stopped before the answer was made
   } else if (c->state == TI_CALL_WORKING) {
