@@ -15,14 +15,14 @@
 #include "fake_backend.h"
 
 typedef struct fake_args {
-  const char *model, *api_key, *cors;
+  const char *model, *chat_template;
   ti_fake_options fake;
   ti_gateway_config gw;
   uint32_t max_len;
 } fake_args;
 
 static bool parse(int argc, char **argv, fake_args *a) {
-  enum { MODEL, PORT, KEY, TPS, PREFILL, MAX, BODY, CORS, LEN, IDLE, RECEIVE, PING, TEXT, HTTP, LOG, UI };
+  enum { MODEL, PORT, KEY, TPS, PREFILL, MAX, BODY, CORS, LEN, IDLE, RECEIVE, PING, TEXT, HTTP, LOG, UI, CHAT };
   static const struct option options[] = {{"model", 1, 0, MODEL},
                                           {"port", 1, 0, PORT},
                                           {"api-key", 1, 0, KEY},
@@ -39,6 +39,7 @@ static bool parse(int argc, char **argv, fake_args *a) {
                                           {"http-threads", 1, 0, HTTP},
                                           {"access-log", 0, 0, LOG},
                                           {"ui", 0, 0, UI},
+                                          {"chat-template", 1, 0, CHAT},
                                           {0}};
   for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
     const unsigned long n = optarg ? strtoul(optarg, NULL, 10) : 0;
@@ -88,6 +89,9 @@ static bool parse(int argc, char **argv, fake_args *a) {
       case LOG:
         a->gw.access_log = true;
         break;
+      case CHAT:
+        a->chat_template = optarg;
+        break;
       case UI:
         a->gw.ui = true;
         break;
@@ -99,14 +103,14 @@ static bool parse(int argc, char **argv, fake_args *a) {
 }
 
 // The model's text side; without one: 1,000 ids and no tokenizer.
-static ti_status load_text(const char *dir, uint32_t max_len, ti_prompt_source *m, ti_error *err) {
+static ti_status load_text(const char *dir, const char *chat_template, uint32_t max_len, ti_prompt_source *m, ti_error *err) {
   *m = (ti_prompt_source){.lim = {.vocab = 1000, .max_model_len = max_len}};
   if (!dir) return TI_OK;
   ti_tokenizer *tok;
   ti_chat_template *chat = NULL;
   json_t *special = NULL;
   ti_status st = ti_tokenizer_load(dir, &tok, err);
-  if (!st) st = ti_chat_template_open(NULL, dir, &chat, err);
+  if (!st) st = ti_chat_template_open(chat_template, dir, &chat, err);
   if (!st) st = ti_chat_special_tokens(dir, &special, err);
   if (st) return st;
   *m = (ti_prompt_source){.tokenizer = tok,
@@ -132,7 +136,7 @@ int main(int argc, char **argv) {
   ti_gateway *g = NULL;
   ti_fake *fake = NULL;
   ti_metrics *metrics = NULL;
-  ti_status st = load_text(a.model, a.max_len, &a.gw.model, &err);
+  ti_status st = load_text(a.model, a.chat_template, a.max_len, &a.gw.model, &err);
   if (!st) st = ti_metrics_create(&metrics);
   if (!st) {
     const ti_tokenizer *tok = a.gw.model.tokenizer;

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 FAKE, MODEL = sys.argv[1], sys.argv[2]
@@ -300,9 +301,16 @@ def test_bad_json():
 
 
 def test_template_refuses():
-    with Server() as s:
-        status, r = s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"messages": 5}, "max_tokens": 1})
-        assert status == 200, r  # the body's messages win over kwargs
+    with tempfile.NamedTemporaryFile("w", suffix=".jinja") as f:
+        f.write("{% for m in messages %}{% if (m.role == 'user') != loop.index0 is even %}{{ raise_exception('roles must alternate') }}{% endif %}"
+                "{{ m.content }}{% endfor %}{% if strange is defined %}{{ messages[9].content.x }}{% endif %}")
+        f.flush()
+        with Server("--chat-template", f.name) as s:
+            assert s.chat(max_tokens=1)[0] == 200
+            m = [{"role": "user", "content": "a"}] * 2
+            refused(s.post("/v1/chat/completions", {"messages": m}), 400, "roles must alternate", param="messages")
+            refused(s.chat(chat_template_kwargs={"strange": 1}), 400, "Undefined")
+            assert s.chat(chat_template_kwargs={"messages": 5}, max_tokens=1)[0] == 200  # the body's messages win
 
 
 def test_no_tokenizer():
