@@ -6,7 +6,7 @@
 # As root or through sudo it installs; otherwise it prints the command and exits with 1.
 set -eu
 
-packages="gcc libc6-dev cmake ninja-build pkg-config python3 curl xz-utils
+packages="gcc libc6-dev cmake ninja-build pkg-config python3 python3-pip curl xz-utils
 libnng-dev libmbedtls-dev libprotobuf-c-dev protobuf-c-compiler libhwloc-dev libmicrohttpd-dev libjansson-dev libpcre2-dev libutf8proc-dev
 libopenmpi-dev openmpi-bin"
 tests="libcriterion-dev clang libclang-rt-14-dev clang-format clang-tidy python3-venv"
