@@ -1,0 +1,40 @@
+// Where the time of a recorded trace went: sums over the spans that workers write (base/trace.h), without a viewer.
+//
+// Pieces are span names of category "layer" (attention, route, dispatch, experts, ...); dispatch, combine and all-reduce are communication. Exposed
+// is the part of communication during which the same rank computed nothing. Waiting: of one collective (step, layer, name, lane) the rank that began
+// last is the one waited for; another rank waited from its own begin until then (or until its own end).
+#ifndef TI_CLIENT_TOOL_TRACE_REPORT_H
+#define TI_CLIENT_TOOL_TRACE_REPORT_H
+#include <jansson.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/status.h"
+
+#define TI_TRACE_PIECES 32
+#define TI_TRACE_RANKS 256
+
+typedef struct ti_trace_rank {
+  int rank;  // as in the trace
+  uint64_t n_step;
+  double step_us, step_p50_us, step_p99_us;  // sum, percentiles
+  double piece_us[TI_TRACE_PIECES];
+  uint64_t piece_n[TI_TRACE_PIECES];
+  double all_to_all_us, comm_us, exposed_us;  // dispatch + combine; all communication (union of spans); of it without computing
+} ti_trace_rank;
+
+typedef struct ti_trace_summary {
+  char piece[TI_TRACE_PIECES][48];
+  int n_piece, n_rank;
+  uint64_t n_event;
+  ti_trace_rank rank[TI_TRACE_RANKS];  // ascending
+  double *wait_us;                     // [n_rank][n_rank]: row waited for column
+} ti_trace_summary;
+
+// One event a line, as ti_trace_join writes it. Fini *out in any case. TI_ERR_FORMAT names the line.
+ti_status ti_trace_summarise(FILE *f, ti_trace_summary *out, ti_error *err) TI_MUST_CHECK;
+void ti_trace_summary_fini(ti_trace_summary *s);
+void ti_trace_print(const ti_trace_summary *s, FILE *to);
+json_t *ti_trace_json(const ti_trace_summary *s);  // a new object
+
+#endif
