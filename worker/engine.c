@@ -123,6 +123,10 @@ static ti_status deliver(ti_engine *e, const ti_sample_job *j, ti_arena *arena, 
     out->n_top = j->top ? 1 : 0;
   }
   out->finish = ti_slot_push(&e->slots, j->slot, j->id, e->cfg.model->eos, e->cfg.model->n_eos);
+  if (j->lost) {
+    e->slots.slot[j->slot].finished = true;
+    out->finish = TI_FINISH_ERROR;
+  }
   return TI_OK;
 }
 

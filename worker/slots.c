@@ -64,15 +64,17 @@ static ti_status check_assign(const ti_slots *s, const ti_slot_assign *a, uint32
     return ti_error_set(err, TI_ERR_FORMAT, "plan: assign[%u]: %u ids, expected 1..%u", i, a->ids.n, s->max_context);
   if (a->n_prompt == 0 || a->n_prompt > a->ids.n || a->n_cached >= a->ids.n)
     return ti_error_set(err, TI_ERR_FORMAT, "plan: assign[%u]: n_prompt %u and n_cached %u do not fit %u ids", i, a->n_prompt, a->n_cached, a->ids.n);
-  if (a->stop_id.n > TI_SLOT_STOP_IDS || a->sampling.bias_id.n > TI_SLOT_BIAS - TI_SLOT_STOP_IDS - 8 || a->sampling.bias_id.n != a->sampling.bias_value.n)
+  if (a->stop_id.n > TI_SLOT_STOP_IDS || a->sampling.bias_id.n > TI_SLOT_BIAS || a->sampling.bias_id.n != a->sampling.bias_value.n)
     return ti_error_set(err, TI_ERR_FORMAT, "plan: assign[%u]: %u stop ids (at most %d), %u bias entries (at most %d)", i, a->stop_id.n, TI_SLOT_STOP_IDS,
-                        a->sampling.bias_id.n, TI_SLOT_BIAS - TI_SLOT_STOP_IDS - 8);
+                        a->sampling.bias_id.n, TI_SLOT_BIAS);
   for (uint32_t k = 0; k < a->ids.n; k++)
     if (a->ids.v[k] >= s->vocab) return ti_error_set(err, TI_ERR_FORMAT, "plan: assign[%u].ids[%u]: %u is not below the vocabulary of %u", i, k, a->ids.v[k], s->vocab);
   for (uint32_t k = 0; k < a->sampling.bias_id.n; k++)
     if (a->sampling.bias_id.v[k] >= s->vocab) return ti_error_set(err, TI_ERR_FORMAT, "plan: assign[%u].bias_id[%u]: %u is not below %u", i, k, a->sampling.bias_id.v[k], s->vocab);
   return TI_OK;
 }
+
+static void count_one(uint16_t *c) { *c = (uint16_t)(*c + (*c < UINT16_MAX)); }
 
 static void slot_assign(ti_slots *s, const ti_slot_assign *a) {
   ti_slot *t = &s->slot[a->slot];
@@ -85,6 +87,7 @@ static void slot_assign(ti_slots *s, const ti_slot_assign *a) {
   t->min_tokens = a->min_tokens;
   t->ignore_eos = a->ignore_eos;
   t->sampling = a->sampling;
+  if (t->sampling.temperature < TI_SLOT_COLD) t->sampling.temperature = 0;
   t->n_stop = a->stop_id.n;
   t->n_bias = a->sampling.bias_id.n;
   memcpy(t->ids, a->ids.v, a->ids.n * sizeof *t->ids);
@@ -98,7 +101,7 @@ static void slot_assign(ti_slots *s, const ti_slot_assign *a) {
   uint16_t *count = s->out_count + (size_t)a->slot * s->vocab;
   uint8_t *seen = s->in_prompt + (size_t)a->slot * s->vocab;
   for (uint32_t k = 0; k < t->n_prompt; k++) seen[t->ids[k]] = 1;
-  for (uint32_t k = t->n_prompt; k < t->n_ids; k++) count[t->ids[k]]++;
+  for (uint32_t k = t->n_prompt; k < t->n_ids; k++) count_one(&count[t->ids[k]]);
 }
 
 ti_status ti_slots_apply(ti_slots *s, const ti_step_plan *plan, ti_error *err) {
@@ -130,10 +133,7 @@ ti_status ti_slots_apply(ti_slots *s, const ti_step_plan *plan, ti_error *err) {
 ti_finish ti_slot_push(ti_slots *s, uint32_t slot, int32_t id, const int *eos, int n_eos) {
   ti_slot *t = &s->slot[slot];
   t->ids[t->n_ids++] = id;
-  if (t->penalised) {
-    uint16_t *c = &s->out_count[(size_t)slot * s->vocab + (uint32_t)id];
-    *c = (uint16_t)(*c + (*c < UINT16_MAX));
-  }
+  if (t->penalised) count_one(&s->out_count[(size_t)slot * s->vocab + (uint32_t)id]);
   const uint32_t generated = ti_slot_generated(t);
   ti_finish f = TI_FINISH_NONE;
   if (generated >= t->min_tokens) {

@@ -13,8 +13,10 @@
 #include "base/status.h"
 #include "proto/wire.h"
 
+// What the wire carries at most (proto/wire_priv.h): a plan that decodes must not be refused for these.
 #define TI_SLOT_STOP_IDS 64
 #define TI_SLOT_BIAS 1024
+#define TI_SLOT_COLD 1e-6f  // temperatures below count as 0: logits divided by them overflow, and what is left of the draw is greedy anyway
 
 typedef struct ti_slot {
   bool used, finished;  // finished: rows still planned for it are no-ops
@@ -40,7 +42,7 @@ typedef struct ti_slots {
   void *mem;
 } ti_slots;
 
-// out_count and in_prompt are the engine's device arrays (zeroed), borrowed.
+// All memory, the count tables included, is the host's: a backend whose memory is not needs them on the device (docs/architecture.md, open points).
 ti_status ti_slots_init(ti_slots *s, uint32_t n_slot, uint32_t max_context, uint32_t page_tokens, uint32_t n_page, uint32_t vocab) TI_MUST_CHECK;
 void ti_slots_fini(ti_slots *s);
 void ti_slots_reset(ti_slots *s);

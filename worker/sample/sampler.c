@@ -11,7 +11,7 @@ bool ti_sampling_needs_gather(const ti_sampling *p) {
 ti_status ti_sampler_init(ti_sampler *s, ti_graph *g, ti_slots *slots, ti_error *err) {
   *s = (ti_sampler){.g = g, .slots = slots};
   const ti_kernels *k = g->k;
-  const size_t tile = TI_SAMPLE_TILE, vocab = (size_t)g->c->vocab, bias = tile * TI_SLOT_BIAS, top = tile * TI_TOP_LOGPROBS;
+  const size_t tile = TI_SAMPLE_TILE, vocab = (size_t)g->c->vocab, bias = tile * TI_SAMPLE_BIAS, top = tile * TI_TOP_LOGPROBS;
   struct { void *p; size_t n; } dev[] = {
       {&s->x, tile * (size_t)g->c->hidden * g->act_bytes}, {&s->raw, tile * vocab * 4}, {&s->work, tile * vocab * 4}, {&s->shard, g->tp->size > 1 ? tile * vocab * 4 : 0},
       {&s->index, tile * 4}, {&s->params, tile * sizeof *s->params}, {&s->bias_id, bias * 4}, {&s->bias_value, bias * 4}, {&s->id, tile * 4}, {&s->rank, tile * 4},
@@ -110,10 +110,11 @@ static ti_status argmax_over_ranks(ti_sampler *s, int n) {
   const ti_status st = ti_coll_all_gather(g->tp, mine, s->pair, counts, TI_F32);
   for (int i = 0; !st && i < n; i++) {
     float best = -INFINITY;
+    s->h_value[i] = best;
     for (int r = 0; r < size; r++) {
       const float *p = s->pair + ((size_t)r * (size_t)n + (size_t)i) * 2;
       if (r == 0 || p[0] > best) {  // ranks hold ascending ids
-        best = p[0];
+        s->h_value[i] = best = p[0];
         memcpy(&s->h_id[i], &p[1], 4);
       }
     }
@@ -121,7 +122,7 @@ static ti_status argmax_over_ranks(ti_sampler *s, int n) {
   return st;
 }
 
-static ti_status draw(ti_sampler *s, const ti_sample_job *job, const tile *t) {
+static ti_status draw(ti_sampler *s, ti_sample_job *job, const tile *t) {
   ti_graph *g = s->g;
   const ti_kernels *k = g->k;
   const bool sharded = g->tp->size > 1 && !t->gathered;
@@ -145,10 +146,14 @@ static ti_status draw(ti_sampler *s, const ti_sample_job *job, const tile *t) {
   if (!st) st = k->download(g->d, s->h_value, s->value, (size_t)t->n * 4);
   if (!st) st = k->sync(g->d);
   if (!st && sharded) st = argmax_over_ranks(s, t->n);
-  for (int i = 0; i < t->n; i++)
+  for (int i = 0; i < t->n; i++) {
+    job[i].lost = job[i].target < 0 && !(s->h_value[i] > -INFINITY);
     if (job[i].target >= 0) s->h_id[i] = job[i].target;
+  }
   return st;
 }
+
+static float sendable(float x) { return isfinite(x) ? x : TI_SAMPLE_NO_LOGPROB; }
 
 static ti_status logprobs(ti_sampler *s, ti_sample_job *job, const tile *t, ti_arena *arena) {
   ti_graph *g = s->g;
@@ -164,14 +169,14 @@ static ti_status logprobs(ti_sampler *s, ti_sample_job *job, const tile *t, ti_a
   if (!st && t->top) st = k->download(g->d, s->h_top_logprob, s->top_logprob, n * TI_TOP_LOGPROBS * 4);
   if (!st) st = k->sync(g->d);
   for (int i = 0; !st && i < t->n; i++) {
-    job[i].logprob = s->h_logprob[i];
+    job[i].logprob = sendable(s->h_logprob[i]);
     job[i].rank = s->h_rank[i];
     if (job[i].n_logprob <= 0) continue;
     ti_top_logprob *top = job[i].top = ti_arena_calloc(arena, 1, sizeof *top);
     if (!top) return TI_ERR_NOMEM;
-    for (int j = 0; j < job[i].n_logprob && j < g->c->vocab; j++, top->n++) {
+    for (int j = 0; j < job[i].n_logprob && s->h_top_id[i * TI_TOP_LOGPROBS + j] >= 0; j++, top->n++) {
       top->id[j] = (uint32_t)s->h_top_id[i * TI_TOP_LOGPROBS + j];
-      top->logprob[j] = s->h_top_logprob[i * TI_TOP_LOGPROBS + j];
+      top->logprob[j] = sendable(s->h_top_logprob[i * TI_TOP_LOGPROBS + j]);
     }
   }
   return st;

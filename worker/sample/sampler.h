@@ -12,6 +12,8 @@
 #include "worker/graph/graph.h"
 
 #define TI_SAMPLE_TILE 64
+#define TI_SAMPLE_BIAS (TI_SLOT_BIAS + TI_MAX_EOS + TI_SLOT_STOP_IDS)  // a row: the request's, and what min_tokens holds back
+#define TI_SAMPLE_NO_LOGPROB -9999.0f  // stands for -inf and NaN, which neither the wire nor JSON carries (vLLM's number)
 
 typedef struct ti_sample_job {
   int row;             // of x
@@ -21,6 +23,7 @@ typedef struct ti_sample_job {
   int n_logprob;       // -1: none
   // out
   int32_t id, rank;
+  bool lost;           // no id could be drawn: all logits are -inf or no numbers
   float logprob;
   ti_top_logprob *top; // in the arena, when n_logprob > 0
 } ti_sample_job;
@@ -32,7 +35,7 @@ typedef struct ti_sampler {
   float *raw, *work, *shard;  // [tile, vocab]
   int32_t *index;          // device [tile]
   ti_sample_params *params, *h_params;  // [tile]
-  int32_t *bias_id, *h_bias_id;         // [tile * TI_SLOT_BIAS]
+  int32_t *bias_id, *h_bias_id;         // [tile * TI_SAMPLE_BIAS]
   float *bias_value, *h_bias_value;
   int32_t *id, *rank, *target, *top_id; // device [tile], top [tile, 20]
   float *value, *logprob, *top_logprob;
