@@ -93,6 +93,10 @@ static ti_status add_metrics(ti_gateway *g, ti_error *err) {
   ti_status st = ti_metrics_add(m, TI_METRIC_GAUGE, "titan_http_connections", NULL, "Open HTTP connections", &g->connections);
   if (!st)
     st = ti_metrics_add(m, TI_METRIC_COUNTER, "titan_http_disconnects_total", NULL, "Requests whose client left before the end", &g->disconnects);
+  for (int i = 2; i < 6 && !st; i++) {
+    static const char *const label[] = {"", "", "code=\"2xx\"", "code=\"3xx\"", "code=\"4xx\"", "code=\"5xx\""};
+    st = ti_metrics_add(m, TI_METRIC_COUNTER, "titan_http_requests_total", label[i], "Requests answered", &g->answers[i]);
+  }
   return st ? ti_error_set(err, st, "gateway: metrics: %s", ti_status_text(st)) : TI_OK;
 }
 
