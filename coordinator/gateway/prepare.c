@@ -7,6 +7,10 @@
 
 #include "base/clock.h"
 
+// A text longer than this is judged by its beginning first: tens of megabytes take seconds, in which the thread's streams would stand still. The cut
+// may change a few tokens beside it.
+enum { PROBE_BYTES = 1 << 20, PROBE_SLACK = 16 };
+
 static ti_status too_long(ti_error *err, uint32_t max, size_t n) {
   return ti_error_set(err, TI_ERR_FULL, "prompt: the model's context is %u tokens, but the prompt has %zu", max, n);
 }
@@ -20,7 +24,12 @@ ti_status ti_prepare_text(const ti_prompt_source *m, ti_tok_scratch *scratch, co
                           ti_error *err) {
   if (!m->tokenizer) return ti_error_set(err, TI_ERR_UNSUPPORTED, "prompt: this model has no tokenizer; send an array of token ids");
   const unsigned flags = TI_TOK_PARSE_SPECIAL | (add_special ? TI_TOK_ADD_SPECIAL : 0u);
-  ti_status st = ti_tokenizer_encode(m->tokenizer, scratch, text, n, flags, out, err);
+  ti_status st = n > PROBE_BYTES ? ti_tokenizer_encode(m->tokenizer, scratch, text, PROBE_BYTES, flags, out, err) : TI_OK;
+  if (!st && out->n > (size_t)m->lim.max_model_len + PROBE_SLACK)  // its beginning alone is too long
+    return ti_error_set(err, TI_ERR_FULL, "prompt: the model's context is %u tokens, but the prompt has more than %zu", m->lim.max_model_len,
+                        out->n - PROBE_SLACK);
+  out->n = 0;
+  if (!st) st = ti_tokenizer_encode(m->tokenizer, scratch, text, n, flags, out, err);
   if (st == TI_ERR_FULL)
     return ti_error_set(err, TI_ERR_FULL, "prompt: the model's context is %u tokens, but the prompt has more than %zu", m->lim.max_model_len,
                         out->max);
