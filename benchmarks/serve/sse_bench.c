@@ -45,7 +45,8 @@ static int open_stream(const bench *b, uint32_t n_tokens) {
   const struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(b->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   if (fd < 0 || connect(fd, (const struct sockaddr *)(const void *)&at, sizeof at) != 0) return -1;
   char body[256], req[512];
-  const int n = snprintf(body, sizeof body, "{\"prompt\":%s,\"max_tokens\":%u,\"ignore_eos\":true,\"temperature\":0,\"stream\":true}",
+  const int n = snprintf(body, sizeof body,
+                         "{\"prompt\":%s,\"max_tokens\":%u,\"ignore_eos\":true,\"temperature\":0,\"skip_special_tokens\":false,\"stream\":true}",
                          b->model ? "\"Once upon a time, there was a little cat in a big house.\"" : "[1,2,3,4]", n_tokens);
   const int m = snprintf(req, sizeof req, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", n, body);
   if (write(fd, req, (size_t)m) != m) return -1;

@@ -81,10 +81,16 @@ void ti_call_rele(ti_call *c) {
   if (c->next) c->next->prev = c->prev;
   if (g->calls == c) g->calls = c->next;
   pthread_mutex_unlock(&g->lock);
-  ti_buf_fini(&c->body);
+  ti_call_drop_body(c);
   ti_buf_fini(&c->out);
   pthread_mutex_destroy(&c->lock);
   free(c);
+}
+
+void ti_call_drop_body(ti_call *c) {
+  atomic_fetch_sub_explicit(&c->gw->body_bytes, c->body.len, memory_order_relaxed);
+  ti_buf_fini(&c->body);
+  c->body.len = 0;
 }
 
 void ti_call_event(ti_call *c, unsigned event) {

@@ -93,6 +93,10 @@ static ti_status add_metrics(ti_gateway *g, ti_error *err) {
   ti_status st = ti_metrics_add(m, TI_METRIC_GAUGE, "titan_http_connections", NULL, "Open HTTP connections", &g->connections);
   if (!st)
     st = ti_metrics_add(m, TI_METRIC_COUNTER, "titan_http_disconnects_total", NULL, "Requests whose client left before the end", &g->disconnects);
+  for (int i = 2; i < 6 && !st; i++) {
+    static const char *const label[] = {"", "", "code=\"2xx\"", "code=\"3xx\"", "code=\"4xx\"", "code=\"5xx\""};
+    st = ti_metrics_add(m, TI_METRIC_COUNTER, "titan_http_requests_total", label[i], "Requests answered", &g->answers[i]);
+  }
   return st ? ti_error_set(err, st, "gateway: metrics: %s", ti_status_text(st)) : TI_OK;
 }
 
@@ -140,18 +144,19 @@ err_gateway:
 
 uint16_t ti_gateway_port(const ti_gateway *g) { return g->port; }
 
-// Waits until no call is left or the time is over. Those whose tokens are all there (the backend has ended) get SETTLE_MS to hand them out; then every
-// call is told to end. Calls that come later end by themselves (see ti_http_answer).
+// Waits until no call is left or the time is over. Those whose tokens are all there (the backend has ended) get SETTLE_MS to hand them out; then
+// every call is told to end. Calls that come later end by themselves (see ti_http_answer).
 static void end_calls(ti_gateway *g) {
   for (int ms = 0; ms < STOP_WAIT_MS; ms += 10) {
     bool busy = false;
     pthread_mutex_lock(&g->lock);
     for (ti_call *c = g->calls; c; c = c->next) {
       pthread_mutex_lock(&c->lock);
+      const bool unsent = c->state != TI_CALL_RECEIVING;  // an answered call leaves the list when its last byte is out
       const bool working = c->suspended || c->state == TI_CALL_WORKING || (c->state == TI_CALL_STREAM && !c->ended && !c->cut);
       pthread_mutex_unlock(&c->lock);
       if (working && ms >= SETTLE_MS) ti_call_event(c, TI_EVENT_STOP);
-      busy = busy || working;
+      busy = busy || unsent;
     }
     pthread_mutex_unlock(&g->lock);
     if (!busy) return;

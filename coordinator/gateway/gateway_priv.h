@@ -73,9 +73,10 @@ struct ti_gateway {
   size_t api_key_len;
   atomic_bool stopping, closing;  // stopping: requests are refused, what runs is told to end; closing: nothing may be suspended any more
   atomic_uint next_thread;
+  atomic_size_t body_bytes;  // of all bodies held
   pthread_mutex_t lock;
   ti_call *calls;
-  ti_metric *disconnects, *connections, *refused;
+  ti_metric *disconnects, *connections, *answers[6];  // by the status' first digit
 };
 
 // ---- call.c ----
@@ -83,6 +84,7 @@ ti_call *ti_call_create(ti_gateway *g, struct MHD_Connection *conn, const char *
 ti_call *ti_call_hold(ti_call *c);
 void ti_call_rele(ti_call *c);
 void ti_call_event(ti_call *c, unsigned event);  // any thread
+void ti_call_drop_body(ti_call *c);              // once it is parsed
 // The whole answer; takes body's bytes (body is empty afterwards). content_type is static. Any thread; the first answer counts.
 void ti_call_reply(ti_call *c, unsigned status, const char *content_type, ti_buf *body);
 // An error object as the answer. param, code: NULL = null.

@@ -12,7 +12,14 @@ enum { SLICE_TOKENS = 512 };  // read at once: a reader that catches up gets chu
 static ti_gateway *gw_of(const ti_gen *g) { return g->call->gw; }
 static const ti_backend *backend_of(const ti_gen *g) { return &g->call->gw->cfg.backend; }
 
+static void count_tokens(ti_gen *g) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; g->choice && i < g->n_choice; i++) n += g->choice[i].seen;
+  atomic_store(&g->call->n_tokens, n);
+}
+
 static void gen_destroy(ti_gen *g, ti_text_thread *th) {
+  count_tokens(g);
   for (uint32_t i = 0; g->choice && i < g->n_choice; i++) {
     ti_choice *c = &g->choice[i];
     ti_sink_remove(th, &c->sink);
@@ -78,15 +85,9 @@ void ti_gen_stop(ti_gen *g, ti_text_thread *th) { gen_fail(g, th, 503, "the serv
 
 // ---- reading ----
 
-static void count_tokens(ti_gen *g) {
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < g->n_choice; i++) n += g->choice[i].seen;
-  atomic_store(&g->call->n_tokens, n);
-}
-
 // The last choice is done: the whole answer, or the stream's end. Destroys g.
 static void gen_complete(ti_gen *g, ti_text_thread *th) {
-  count_tokens(g);
+  count_tokens(g);  // before the answer: the access log reads it
   if (!g->req.stream) {
     ti_buf body;
     ti_buf_init(&body, gw_of(g)->cfg.max_answer_bytes);
@@ -240,7 +241,7 @@ static ti_status make_prompts(ti_gen *g, ti_text_thread *th, ti_error *err) {
     ti_gen_prompt *p = &g->prompt[i];
     const ti_prompt rendered = {.text = ti_buf_str(&chat), .n_text = chat.len};
     const ti_prompt *from = g->req.kind == TI_API_CHAT ? &rendered : &g->req.prompt[i];
-    ti_ids_init(&p->owned, TI_TOK_MAX_TEXT_BYTES);
+    ti_ids_init(&p->owned, ti_prepare_max_ids(&m->lim));
     if (from->text) st = ti_prepare_text(m, ti_text_scratch(th), from->text, from->n_text, g->req.add_special_tokens, &p->owned, err);
     p->ids = from->text ? (const uint32_t *)p->owned.v : from->ids;
     p->n_ids = from->text ? (uint32_t)p->owned.n : from->n_ids;
@@ -350,7 +351,7 @@ static void run(ti_call *call, ti_text_thread *th, ti_status (*parse)(const char
   ti_error err = {0};
   bool refused = false;
   ti_status st = parse(ti_buf_str(&call->body), call->body.len, &gw->cfg.model.lim, &g->req, &err);
-  ti_buf_fini(&call->body);
+  ti_call_drop_body(call);
   if (!st && !ti_model_is_served(call, g->req.model)) {
     gen_destroy(g, th);
     return;

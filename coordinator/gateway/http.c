@@ -16,6 +16,7 @@
 // A body beyond the limit is read and dropped up to this, so that a client that sends first and reads later still gets its 413; beyond it, or where
 // the client asked first (Expect: 100-continue), the answer comes at once and the connection closes.
 #define SWALLOW_MAX_BYTES ((size_t)256 << 20)
+#define ALL_BODIES_MAX_BYTES ((size_t)1 << 30)
 enum { STREAM_BLOCK_BYTES = 16 * 1024 };
 
 static const char *header(struct MHD_Connection *conn, const char *name) { return MHD_lookup_connection_value(conn, MHD_HEADER_KIND, name); }
@@ -141,11 +142,14 @@ static enum MHD_Result take_body(ti_call *c, const char *data, size_t n) {
   c->swallowed += n;
   if (c->answered) return c->swallowed > SWALLOW_MAX_BYTES ? MHD_NO : MHD_YES;
   if (c->swallowed > c->gw->cfg.max_body_bytes) {
-    ti_buf_fini(&c->body);
+    ti_call_drop_body(c);
     ti_call_fail(c, 413, NULL, NULL, "the body is larger than the limit of %zu bytes (--max-body-bytes)", c->gw->cfg.max_body_bytes);
-  } else if (ti_buf_append(&c->body, data, n) != TI_OK) {
-    ti_buf_fini(&c->body);
-    ti_call_fail(c, 503, NULL, NULL, "out of memory");
+  } else if (atomic_load_explicit(&c->gw->body_bytes, memory_order_relaxed) + n > ALL_BODIES_MAX_BYTES || ti_buf_append(&c->body, data, n) != TI_OK) {
+    ti_call_drop_body(c);
+    c->retry_after_s = 1;
+    ti_call_fail(c, 503, NULL, NULL, "too many large requests are arriving at once; try again in a moment");
+  } else {
+    atomic_fetch_add_explicit(&c->gw->body_bytes, n, memory_order_relaxed);
   }
   return MHD_YES;
 }
@@ -211,6 +215,8 @@ void ti_http_completed(void *gw, struct MHD_Connection *conn, void **ctx, enum M
     if (working) ti_call_event(c, TI_EVENT_GONE);
     if (g->disconnects) ti_metric_add(g->disconnects, 1);
   }
+  ti_metric *answers = g->answers[c->status / 100 % 6];
+  if (answers) ti_metric_add(answers, 1);
   if (g->cfg.access_log) {
     ti_log_site site = {0};  // its own: an access log that leaves lines out is none
     ti_log_write(&site, TI_LOG_INFO, "gateway: %s %s status=%u ms=%.1f prompt_tokens=%u tokens=%u peer=%s id=%s%s", c->method, c->url, c->status,
@@ -224,6 +230,8 @@ void ti_http_connection(void *gw, struct MHD_Connection *conn, void **ctx, enum 
   ti_gateway *g = gw;
   if (what == MHD_CONNECTION_NOTIFY_STARTED) {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    const int on = 1;  // a peer whose host vanished is found out even if nothing is ever sent to it
+    if (info) setsockopt(info->connect_fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     *ctx = info ? ti_watch_add(g->watch, info->connect_fd, seconds_from_now(g->cfg.receive_timeout_s)) : NULL;
     if (g->connections) ti_metric_add(g->connections, 1);
   } else {

@@ -7,16 +7,33 @@
 
 #include "base/clock.h"
 
+// A text longer than this is judged by its beginning first: tens of megabytes take seconds, in which the thread's streams would stand still. The cut
+// may change a few tokens beside it.
+enum { PROBE_BYTES = 1 << 20, PROBE_SLACK = 16 };
+
 static ti_status too_long(ti_error *err, uint32_t max, size_t n) {
   return ti_error_set(err, TI_ERR_FULL, "prompt: the model's context is %u tokens, but the prompt has %zu", max, n);
+}
+
+size_t ti_prepare_max_ids(const ti_gen_limits *lim) {
+  const size_t n = 4 * (size_t)lim->max_model_len;
+  return n > 65536 ? n : 65536;
 }
 
 ti_status ti_prepare_text(const ti_prompt_source *m, ti_tok_scratch *scratch, const char *text, size_t n, bool add_special, ti_ids *out,
                           ti_error *err) {
   if (!m->tokenizer) return ti_error_set(err, TI_ERR_UNSUPPORTED, "prompt: this model has no tokenizer; send an array of token ids");
   const unsigned flags = TI_TOK_PARSE_SPECIAL | (add_special ? TI_TOK_ADD_SPECIAL : 0u);
-  ti_status st = ti_tokenizer_encode(m->tokenizer, scratch, text, n, flags, out, err);
-  if (st == TI_ERR_RANGE || st == TI_ERR_FULL) return ti_error_prefix(err, "prompt");
+  ti_status st = n > PROBE_BYTES ? ti_tokenizer_encode(m->tokenizer, scratch, text, PROBE_BYTES, flags, out, err) : TI_OK;
+  if (!st && out->n > (size_t)m->lim.max_model_len + PROBE_SLACK)  // its beginning alone is too long
+    return ti_error_set(err, TI_ERR_FULL, "prompt: the model's context is %u tokens, but the prompt has more than %zu", m->lim.max_model_len,
+                        out->n - PROBE_SLACK);
+  out->n = 0;
+  if (!st) st = ti_tokenizer_encode(m->tokenizer, scratch, text, n, flags, out, err);
+  if (st == TI_ERR_FULL)
+    return ti_error_set(err, TI_ERR_FULL, "prompt: the model's context is %u tokens, but the prompt has more than %zu", m->lim.max_model_len,
+                        out->max);
+  if (st == TI_ERR_RANGE) return ti_error_prefix(err, "prompt");
   if (!st && out->n > m->lim.max_model_len) st = too_long(err, m->lim.max_model_len, out->n);
   return st;
 }

@@ -21,8 +21,13 @@ typedef struct ti_prompt_source {  // what a model brings along; all borrowed, r
   ti_gen_limits lim;
 } ti_prompt_source;
 
+// How many ids to tokenize at most: enough to say how long a prompt beyond the context is, unless it is so long that counting it would keep the
+// thread from its streams. For ti_ids_init.
+size_t ti_prepare_max_ids(const ti_gen_limits *lim);
+
 // Text -> ids (special tokens spelled in it count: the caller wrote the whole prompt). A text with more ids than a context holds is TI_ERR_FULL, with
-// both numbers in the text: "prompt: the model's context is 4096 tokens, but the prompt has 5000". add_special: put BOS and the like.
+// both numbers in the text: "prompt: the model's context is 4096 tokens, but the prompt has 5000" (or "more than", beyond out->max).
+// out is empty before. add_special: put BOS and the like.
 ti_status ti_prepare_text(const ti_prompt_source *m, ti_tok_scratch *scratch, const char *text, size_t n, bool add_special, ti_ids *out,
                           ti_error *err) TI_MUST_CHECK;
 // vars (messages, tools, add_generation_prompt ...) -> text by the template. TI_ERR_ARG: the template refuses the conversation, in its words.

@@ -41,7 +41,7 @@ void ti_route_tokenize(ti_call *c, ti_text_thread *th) {
   ti_buf_init(&chat, TI_TOK_MAX_TEXT_BYTES);
   ti_ids_init(&ids, TI_TOK_MAX_TEXT_BYTES);
   ti_status st = ti_api_parse_tokenize(ti_buf_str(&c->body), c->body.len, &m.lim, &r, &err);
-  ti_buf_fini(&c->body);
+  ti_call_drop_body(c);
   if (!st && !ti_model_is_served(c, r.model)) goto done;
   if (!st && r.vars) st = ti_prepare_chat(&m, r.vars, &chat, &err);
   const char *text = r.vars || !r.n_prompt ? ti_buf_str(&chat) : r.prompt->text;
@@ -66,7 +66,7 @@ void ti_route_detokenize(ti_call *c, ti_text_thread *th) {
   ti_buf_init(&text, c->gw->cfg.max_answer_bytes);
   ti_buf_init(&body, c->gw->cfg.max_answer_bytes);
   ti_status st = ti_api_parse_detokenize(ti_buf_str(&c->body), c->body.len, &m->lim, &r, &err);
-  ti_buf_fini(&c->body);
+  ti_call_drop_body(c);
   if (!st && !ti_model_is_served(c, r.model)) goto done;
   if (!st && !m->tokenizer) st = ti_error_set(&err, TI_ERR_UNSUPPORTED, "tokens: this model has no tokenizer");
   const unsigned flags = json_is_true(json_object_get(r.root, "skip_special_tokens")) ? TI_TOK_SKIP_SPECIAL : 0;

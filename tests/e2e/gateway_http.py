@@ -268,6 +268,7 @@ def test_bad_fields_are_named():
         long = "Once " * 5000
         refused(s.complete(prompt=long), 400, "4096", "5002")
         assert refused(s.complete(prompt=long), 400)["code"] == "context_length_exceeded"
+        refused(s.complete(prompt="Once upon a time. " * 1_500_000), 400, "4096", "more than", param="prompt")
         refused(s.complete(prompt="Once", max_tokens=10 ** 12), 400, "4096", param="max_tokens")
         for field, value in (("temperature", -1), ("temperature", "hot"), ("top_p", 0), ("top_p", 1.5), ("top_k", -7), ("min_p", 2), ("n", 10 ** 9), ("n", 0),
                              ("repetition_penalty", 0), ("frequency_penalty", 3), ("presence_penalty", -3), ("logprobs", 21), ("logprobs", True),

@@ -5,6 +5,7 @@
 
 #include "coordinator/gateway/params.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
   static ti_status (*const parse[])(const char *, size_t, const ti_gen_limits *, ti_api_request *, ti_error *) = {
       ti_api_parse_completion, ti_api_parse_chat, ti_api_parse_tokenize, ti_api_parse_detokenize};
