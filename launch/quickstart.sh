@@ -87,10 +87,10 @@ with urllib.request.urlopen(urllib.request.Request(sys.argv[1] + "/v1/completion
         if line.startswith(b"data: {"):
             for c in json.loads(line[6:]).get("choices", []):
                 print(c["text"], end="", flush=True)
-print()
 P
 fi
 answered=$?
+echo
 if [ -n "$once" ] || [ $answered -ne 0 ]; then
   kill -TERM "$up" 2>/dev/null
   wait "$up"

@@ -49,6 +49,7 @@ if [ "$(id -u)" = 0 ]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
 export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}
+export TMPDIR=$tmp  # control sockets and MPI's session go with it, however the ranks end
 # shellcheck disable=SC2086  # word splitting is meant
 setsid mpirun "${flags[@]}" ${TITAN_MPIRUN_FLAGS-} "$serve" "${args[@]}" </dev/null 2> >(grep --line-buffered -v -e '^mpirun: Forwarding signal' -e 'PMIX ERROR: BAD-PARAM' >&2) &
 pid=$!
@@ -60,7 +61,7 @@ trap drain TERM INT HUP
 kill_session() {
   local f s left=1
   for f in /proc/[0-9]*/stat; do
-    s=$(<"$f") 2>/dev/null || continue
+    { s=$(<"$f"); } 2>/dev/null || continue
     set -- ${s##*) }
     [ "${4-}" = "$pid" ] && [ "$1" != Z ] || continue
     f=${f#/proc/}

@@ -83,7 +83,7 @@ static inline void ti_ctl_peer_close(ti_ctl_peer *p) {
 typedef struct ti_ctl_nng_config {
   uint32_t n_worker;  // 1..4096
   const char *ip;     // tcp://<ip>:<a free port> for each; NULL: ipc in a fresh directory of mode 0700, when all ranks share a host
-  uint64_t job;       // random; names the directory: <tmp>/titan-<uid>-<job>/w<rank>.ipc
+  uint64_t job;       // random; names the directory: $TMPDIR (if short), else /tmp, /titan-<uid>-<job>/w<rank>.ipc
   uint32_t queue;     // messages that may wait a connection; 0: 64
   size_t max_bytes;   // of one message, either way; a peer that announces more is cut off. 0: TI_WIRE_MAX_BYTES
 } ti_ctl_nng_config;

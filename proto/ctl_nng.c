@@ -25,7 +25,8 @@
 #include "proto/ctl.h"
 #include "proto/wire.h"
 
-enum { QUEUE_DEFAULT = 64, WORKERS_MAX = 4096, ADDRESS_BYTES = 128, REDIAL_MIN_MS = 10, REDIAL_MAX_MS = 200, FLUSH_MS = 200, LINGER_MS = 20 };
+// TMPDIR_MAX: with the rest of the path a socket address holds 107 bytes
+enum { QUEUE_DEFAULT = 64, WORKERS_MAX = 4096, ADDRESS_BYTES = 128, TMPDIR_MAX = 60, REDIAL_MIN_MS = 10, REDIAL_MAX_MS = 200, FLUSH_MS = 200, LINGER_MS = 20 };
 
 typedef struct channel {
   pthread_mutex_t lock;  // guards what follows up to ring; held while the sink runs
@@ -265,7 +266,9 @@ static ti_status listen_on(channel *c, const ti_ctl_nng_config *cfg, const char 
 
 static ti_status make_dir(uint64_t job, char dir[ADDRESS_BYTES], ti_error *err) {
   char path[ADDRESS_BYTES];
-  snprintf(path, sizeof path, "%s/titan-%u-%016llx", P_tmpdir, (unsigned)getuid(), (unsigned long long)job);
+  const char *tmp = getenv("TMPDIR");
+  if (!tmp || !*tmp || strlen(tmp) > TMPDIR_MAX) tmp = P_tmpdir;
+  snprintf(path, sizeof path, "%s/titan-%u-%016llx", tmp, (unsigned)getuid(), (unsigned long long)job);
   if (mkdir(path, 0700) != 0) return ti_error_set(err, errno == EEXIST ? TI_ERR_EXISTS : TI_ERR_IO, "control: mkdir %s: %s", path, strerror(errno));
   memcpy(dir, path, sizeof path);
   return TI_OK;

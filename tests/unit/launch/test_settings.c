@@ -1,0 +1,123 @@
+// What rank 0 decides, and the arithmetic of what a worker holds, against the checkpoints themselves.
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "launch/holdings.h"
+#include "launch/settings.h"
+
+#define DENSE TI_SOURCE_DIR "/models/titan-tiny-dense"
+#define MOE TI_SOURCE_DIR "/models/titan-tiny-moe"
+
+static ti_config model;
+static ti_flags f;
+static ti_settings s;
+static ti_error err;
+
+static void load(const char *dir) {
+  cr_assert_eq(ti_config_load(dir, &model, &err), TI_OK, "%s", err.text);
+  cr_assert_eq(ti_flags_parse(3, (char *[]){"titan-serve", "--model", (char *)dir}, &f, &err), TI_OK, "%s", err.text);
+}
+
+// Bytes of all tensors but those of layers from n_layer on (MTP).
+static uint64_t stored_bytes(const char *dir) {
+  ti_checkpoint *c;
+  uint64_t sum = 0;
+  cr_assert_eq(ti_checkpoint_open(dir, &model, &c, &err), TI_OK, "%s", err.text);
+  for (int i = 0; i < c->ops->count(c); i++) {
+    ti_tensor t;
+    cr_assert_eq(c->ops->at(c, i, &t), TI_OK);
+    const char *layer = strstr(t.name, "layers.");
+    if (!layer || strtol(layer + 7, NULL, 10) < model.n_layer) sum += t.bytes;
+  }
+  ti_checkpoint_close(c);
+  return sum;
+}
+static ti_holdings held(int workers, int tp, int ep, int w) {
+  ti_mesh mesh;
+  ti_holdings h;
+  cr_assert_eq(ti_mesh_init(&mesh, workers, tp, 0, ep, 0, &err), TI_OK, "%s", err.text);
+  cr_assert_eq(ti_holdings_of(&model, &mesh, w, 16, TI_F32, &h, &err), TI_OK, "%s", err.text);
+  return h;
+}
+
+Test(holdings, one_worker_holds_the_checkpoint) {
+  load(DENSE);
+  cr_assert_eq(held(1, 1, 0, 0).weights, stored_bytes(DENSE));
+  load(MOE);
+  cr_assert_eq(held(1, 1, 0, 0).weights, stored_bytes(MOE));
+}
+Test(holdings, shards_add_up_to_the_whole) {
+  load(DENSE);
+  const ti_holdings whole = held(1, 1, 0, 0), a = held(2, 2, 0, 0), b = held(2, 2, 0, 1);
+  for (int i = 0; i < TI_HOLD_COUNT; i++) {
+    const uint64_t copies = i == TI_HOLD_SMALL ? 2 : 1;  // norms are on every rank
+    cr_assert_eq(a.weight[i] + b.weight[i], copies * whole.weight[i], "%s", ti_holding_name((ti_holding)i));
+  }
+  cr_assert_eq(a.page_bytes + b.page_bytes, whole.page_bytes);
+}
+Test(holdings, experts_are_held_once_over_all_workers) {
+  load(MOE);
+  uint64_t sum = 0;
+  int experts = 0;
+  for (int w = 0; w < 3; w++) {
+    const ti_holdings h = held(3, 1, 3, w);
+    sum += h.weight[TI_HOLD_EXPERTS];
+    experts += h.experts;
+  }
+  cr_assert_eq(sum, held(1, 1, 0, 0).weight[TI_HOLD_EXPERTS]);
+  cr_assert_eq(experts, model.moe.n_expert);
+}
+
+static ti_status decide(int workers) { return ti_settings_decide(&f, &model, workers, &s, &err); }
+
+Test(settings, default_memory_is_what_is_needed_up_to_256_mib) {
+  load(DENSE);
+  cr_assert_eq(decide(1), TI_OK, "%s", err.text);
+  cr_assert_eq(s.max_model_len, 4096);
+  cr_assert(s.kv_bytes <= 256u << 20 && s.kv_bytes > 255u << 20);
+  f.max_num_seqs = 1;
+  f.max_model_len = 64;
+  cr_assert_eq(decide(1), TI_OK, "%s", err.text);
+  cr_assert_eq(s.kv_bytes, 5 * held(1, 1, 0, 0).page_bytes);
+}
+Test(settings, a_length_that_was_not_asked_for_is_cut_to_the_memory) {
+  load(DENSE);
+  f.kv_cache_memory = 10 << 20;
+  cr_assert_eq(decide(1), TI_OK, "%s", err.text);
+  cr_assert(s.max_model_len < 4096 && s.max_model_len > 1024, "%u", s.max_model_len);
+  f.max_model_len = 4096;
+  cr_assert_eq(decide(1), TI_ERR_ARG);
+  cr_assert(strstr(err.text, "--max-model-len is 4096"), "%s", err.text);
+}
+Test(settings, refuse_what_does_not_fit_with_the_numbers_that_would) {
+  load(DENSE);
+  f.tp = 3;
+  cr_assert_eq(decide(3), TI_ERR_ARG);
+  cr_assert(strstr(err.text, "--tensor-parallel-size 3"), "%s", err.text);
+  f.tp = 1;
+  f.max_model_len = 5000;
+  cr_assert_eq(decide(1), TI_ERR_ARG);
+  cr_assert(strstr(err.text, "4096"), "%s", err.text);
+  f.max_model_len = 0;
+  f.max_num_batched_tokens = 8;
+  cr_assert_eq(decide(1), TI_ERR_ARG);
+  cr_assert(strstr(err.text, "--max-num-seqs (64)"), "%s", err.text);
+  f.max_num_batched_tokens = 512;
+  f.device = TI_DEVICE_CUDA;
+  cr_assert_eq(decide(1), TI_ERR_ARG);
+  cr_assert(strstr(err.text, "no CUDA"), "%s", err.text);
+  f.device = TI_DEVICE_AUTO;
+  f.kv_cache_memory = 1000;
+  cr_assert_eq(decide(1), TI_ERR_ARG);
+}
+Test(settings, weights_are_checked_by_name_and_shape) {
+  load(DENSE);
+  ti_checkpoint *c;
+  cr_assert_eq(ti_checkpoint_open(DENSE, &model, &c, &err), TI_OK);
+  cr_assert_eq(ti_settings_check_weights(&model, c, &err), TI_OK, "%s", err.text);
+  model.ffn = 512;
+  cr_assert_eq(ti_settings_check_weights(&model, c, &err), TI_ERR_FORMAT);
+  cr_assert(strstr(err.text, "mlp.gate_proj"), "%s", err.text);
+  ti_checkpoint_close(c);
+}
