@@ -158,6 +158,18 @@ typedef struct matrix {
   ti_weight w, rw;
 } matrix;
 
+// Random codes; the scales, wherever the type has them, are fp16 numbers of a weight's size.
+static void random_blocks(ti_dtype t, uint8_t *p, size_t n, uint64_t seed) {
+  const int bytes = ti_dtype_block_bytes(t), at = t == TI_Q6_K ? 208 : 0;
+  const bool two = t == TI_Q4_1 || t == TI_Q5_1 || t == TI_Q4_K || t == TI_Q5_K;
+  for (size_t b = 0; b < n; b++, p += bytes) {
+    for (int i = 0; i < bytes; i++) p[i] = (uint8_t)(128.0f + 127.0f * noise(b * 256 + (size_t)i + seed));
+    const uint16_t d = ti_f32_to_f16(0.01f + 0.005f * noise(b + seed)), m = ti_f32_to_f16(-0.08f);
+    memcpy(p + at, &d, sizeof d);
+    if (two) memcpy(p + 2, &m, sizeof m);
+  }
+}
+
 static void make_matrix(lab *l, ti_dtype t, int64_t n, int64_t k, uint64_t seed, matrix *m) {
   const size_t count = (size_t)(n * k);
   m->stored = must(malloc(count * (size_t)ti_dtype_block_bytes(t)));
@@ -169,6 +181,7 @@ static void make_matrix(lab *l, ti_dtype t, int64_t n, int64_t k, uint64_t seed,
     if (t == TI_F16) ((uint16_t *)m->stored)[i] = ti_f32_to_f16(v);
     if (t == TI_E4M3) ((uint8_t *)m->stored)[i] = ti_f32_to_e4m3(v * 100.0f);
   }
+  if (ti_dtype_block(t) > 1) random_blocks(t, m->stored, count / (size_t)ti_dtype_block(t), seed);
   ti_weight_src src = {.data = m->stored, .dtype = t, .n = n, .k = k};
   if (t == TI_E4M3) {
     src.block_n = src.block_k = 128;
@@ -218,6 +231,42 @@ static void lab_gemm(lab *l) {
         check(l, "gemm", shape, out, want, (size_t)(r.m * n), 1e-5);
         time_op(l, "gemm", shape, run_gemm, &a, 2.0 * m * (double)(n * k),
                 (double)(n * k) * ti_dtype_block_bytes(types[t]) + 4.0 * m * (double)(n + k));
+      }
+      l->k->free(l->d, x);
+      l->k->free(l->d, out);
+      l->k->free(l->d, want);
+      free_matrix(l, &mat);
+    }
+  }
+}
+
+// Block weights at SmolLM2's shapes, with int8 activations: bytes are those that the file stores.
+static void lab_blocks(lab *l) {
+  static const int64_t shapes[][2] = {{576, 576}, {960, 576}, {3072, 576}, {576, 1536}, {49152, 576}, {4096, 4096}};
+  static const ti_dtype types[] = {TI_Q4_1, TI_Q8_0, TI_Q4_0, TI_Q5_0, TI_Q5_1, TI_Q4_K, TI_Q5_K, TI_Q6_K};
+  static const int ms[] = {1, 4, 8, 512};
+  for (int s = 0; s < 6; s++) {
+    for (int t = 0; t < 8; t++) {
+      const int64_t n = shapes[s][0], k = shapes[s][1];
+      if (k % ti_dtype_block(types[t]) != 0) continue;
+      matrix mat;
+      make_matrix(l, types[t], n, k, 5, &mat);
+      float *x = floats(l, (size_t)(512 * k), 3), *out = floats(l, (size_t)(512 * n), 4), *want = floats(l, (size_t)(2 * n), 5);
+      for (int i = 0; i < 4; i++) {
+        const int m = ms[i];
+        if (m == 512 && n > 4096) continue;
+        char shape[64];
+        snprintf(shape, sizeof shape, "%s m %d n %d k %d", ti_dtype_name(types[t]), m, (int)n, (int)k);
+        const ti_gemm_args a = {.out = out, .x = x, .w = &mat.w, .m = m, .out_dtype = TI_F32};
+        ti_gemm_args r = a;
+        r.out = want;
+        r.m = m < 2 ? m : 2;
+        r.w = &mat.rw;
+        ok(l->k->gemm(l->d, &a), "gemm");
+        ok(l->ref->gemm(l->rd, &r), "gemm");
+        check(l, "blocks", shape, out, want, (size_t)(r.m * n), 1e-4);
+        time_op(l, "blocks", shape, run_gemm, &a, 2.0 * m * (double)(n * k),
+                (double)(n * k) / ti_dtype_block(types[t]) * ti_dtype_block_bytes(types[t]) + 4.0 * m * (double)(n + k));
       }
       l->k->free(l->d, x);
       l->k->free(l->d, out);
@@ -563,9 +612,10 @@ static void lab_step(lab *l) {
 }
 
 static int usage(void) {
-  fprintf(stderr,
-          "usage: lab_cpu [--only gemm|grouped_gemm|attention|mla_attention|rmsnorm|silu_mul|rope|sample|step] [--threads N] [--backend NAME]\n"
-          "               [--ms N: time spent on each line] [--json FILE]\n");
+  fprintf(
+      stderr,
+      "usage: lab_cpu [--only gemm|blocks|grouped_gemm|attention|mla_attention|rmsnorm|silu_mul|rope|sample|step] [--threads N] [--backend NAME]\n"
+      "               [--ms N: time spent on each line] [--json FILE]\n");
   return 2;
 }
 
@@ -590,7 +640,7 @@ int main(int argc, char **argv) {
   }
   if (!l.k || l.threads < 1) return usage();
   ti_error err = {0};
-  const ti_dev_options o = {.threads = l.threads, .deterministic = true};
+  const ti_dev_options o = {.threads = l.threads, .act_quant = TI_ACT_INT8, .deterministic = true};  // block weights only
   if (l.k->open(&o, &l.d, &err) != TI_OK || l.ref->open(&o, &l.rd, &err) != TI_OK) {
     fprintf(stderr, "lab_cpu: %s\n", err.text);
     return 1;
@@ -599,6 +649,7 @@ int main(int argc, char **argv) {
   ok(l.ref->reserve(l.rd, 512, 4096, 576, 131072), "reserve");
   measure_machine(&l);
   if (wanted(&l, "gemm")) lab_gemm(&l);
+  if (wanted(&l, "blocks")) lab_blocks(&l);
   if (wanted(&l, "grouped_gemm")) lab_grouped(&l);
   if (wanted(&l, "attention")) lab_attention(&l);
   if (wanted(&l, "mla_attention")) lab_mla(&l);

@@ -2,6 +2,7 @@
 //
 // Every output is summed in one order, whatever m, the tile or the thread:
 //   F32, BF16, F16   one FMA chain over k ascending, starting from bias + (out when accumulating)
+//   block types      as fp32 weights; with int8 activations as gemm_block_body.h says
 //   E4M3             a chain from zero inside each run of k (runs end at multiples of 128 and at scale chunks), then out = fma(scale, chain, out)
 // So a tile may stop at any run's end and go on from what it wrote: blocking over K costs no bits.
 //
@@ -11,14 +12,16 @@
 // few panels and many rows: by rows too. No locks, no allocation; scratch is the thread's.
 #include <string.h>
 
-#include "kernels/cpu/cpu_priv.h"
+#include "base/half.h"
+#include "kernels/cpu/block.h"
 
 #define NR (2 * VL)
 #define MR 6
 #define KB 256
 #define MB 96
 
-typedef enum form { FORM_F32, FORM_BF16, FORM_F16, FORM_E4M3, FORM_F32_RUNS, FORM_COUNT } form;  // RUNS: E4M3 converted to floats
+// RUNS: E4M3 converted to floats. BLOCK has no tiles here: it is converted, or goes through gemm_block_body.h.
+typedef enum form { FORM_F32, FORM_BF16, FORM_F16, FORM_E4M3, FORM_F32_RUNS, FORM_COUNT, FORM_BLOCK = FORM_COUNT } form;
 
 typedef struct tile {
   const float *x;  // [rows, ldx], from k0
@@ -29,6 +32,8 @@ typedef struct tile {
   size_t ws_stride;  // floats from panel to panel
   const float *xs;   // scales of x [rows, ldxs] by k / 128, or NULL
   int64_t ldxs;
+  const int8_t *xq;  // int8 activations [rows, KQ] with scales xs and sums (of struct quantised) [rows, KQ / 32], from k0
+  const float *xsum;
   int64_t k0, k1;
   int64_t col0, block_k;
   float *out;
@@ -48,7 +53,7 @@ TI_INLINE void load_weights(const form f, const uint8_t *p, vf *a, vf *b) {
     vw_f32(p, a, b);
   }
 }
-TI_INLINE size_t form_bytes(const form f) { return f == FORM_E4M3 ? 1 : f == FORM_BF16 || f == FORM_F16 ? 2 : 4; }
+TI_INLINE size_t form_bytes(const form f) { return f == FORM_E4M3 || f == FORM_BLOCK ? 1 : f == FORM_BF16 || f == FORM_F16 ? 2 : 4; }
 
 // R rows x P panels; R, P and f are constants wherever this is inlined.
 TI_INLINE void run_tile(const int R, const int P, const form f, const tile *t) {
@@ -128,6 +133,8 @@ TILES(FORM_F32_RUNS)
 static const tile_fn tiles[FORM_COUNT][MR + 1][2] = {ROW(FORM_F32), ROW(FORM_BF16), ROW(FORM_F16), ROW(FORM_E4M3), ROW(FORM_F32_RUNS)};
 static const int wide[MR + 1] = {1, 4, 2, 2, 1, 1, 1};  // panels at once of the second form
 
+#include "kernels/cpu/gemm_block_body.h"
+
 // ---- one matrix, some of its panels ----
 
 typedef struct mat {
@@ -136,7 +143,7 @@ typedef struct mat {
   const uint8_t *xq;  // [m, ldx] e4m3 with scales xs [m, ldxs]
   const float *xs;
   int64_t ldx, ldxs;
-  bool quantise;  // x is quantised on the way
+  bool quantise;  // x is quantised on the way: to int8 for block weights, to e4m3 for E4M3
   const float *bias;
   bool accumulate;
   float *out;
@@ -150,6 +157,7 @@ typedef struct scratch {
   float xs[MB * (KB / TI_CPU_FP8_BLOCK)];
   float edge[MR * NR];  // the last, partial panel's outputs
   uint8_t q[KB];
+  quantised block;
 } scratch;
 
 static form form_of(const ti_weight *w) {
@@ -160,9 +168,17 @@ static form form_of(const ti_weight *w) {
       return FORM_BF16;
     case TI_F16:
       return FORM_F16;
-    default:
+    case TI_E4M3:
       return FORM_E4M3;
+    default:
+      return FORM_BLOCK;
   }
+}
+
+// From the first byte of a panel to where k (a multiple of 32) starts in it.
+static size_t panel_offset(const ti_weight *w, int64_t k) {
+  const form f = form_of(w);
+  return f == FORM_BLOCK ? (size_t)(k / QB) * ti_cpu_block_bytes(ti_cpu_forms[ti_cpu_form_of(w)], NR) : (size_t)k * NR * form_bytes(f);
 }
 
 // Runs a tile on a panel of which only `cols` outputs exist.
@@ -254,14 +270,17 @@ static void block_rows(const mat *m, int64_t p0, int64_t p1, int r0, int rows, t
   const ti_weight *w = m->w;
   const form stored = form_of(w);
   form f = stored;
-  if (rows > 3 * MR && stored == FORM_F16) f = FORM_F32;
+  if ((rows > 3 * MR && stored == FORM_F16) || stored == FORM_BLOCK) f = FORM_F32;
   if (stored == FORM_E4M3 && (rows > MR || w->layout & TI_CPU_NAN)) f = FORM_F32_RUNS;
   const int n_tile = (rows + MR - 1) / MR;
   for (int64_t p = p0; p < p1; p++) {
     const int64_t cols = w->n - p * NR;
-    t->w = (const uint8_t *)w->data + (size_t)p * t->w_stride + (size_t)t->k0 * NR * form_bytes(stored);
+    t->w = (const uint8_t *)w->data + (size_t)p * t->w_stride + panel_offset(w, t->k0);
     t->ws = w->scale ? w->scale + (size_t)p * t->ws_stride : NULL;
-    if (f != stored) {
+    if (stored == FORM_BLOCK) {
+      convert_block(ti_cpu_form_of(w), t->w, t->k1 - t->k0, s->w);
+      t->w = (const uint8_t *)s->w;
+    } else if (f != stored) {
       convert_panel(stored, t->w, t->k1 - t->k0, s->w);
       t->w = (const uint8_t *)s->w;
     }
@@ -283,6 +302,40 @@ static void block_rows(const mat *m, int64_t p0, int64_t p1, int r0, int rows, t
   }
 }
 
+// Block weights with int8 activations: MQ rows and KQ of K are quantised, then meet every panel in tiles of RQ rows.
+static void quant_panels(const mat *m, int64_t p0, int64_t p1, tile *t, scratch *s) {
+  const ti_weight *w = m->w;
+  const int kind = ti_cpu_form_of(w), zero = ti_cpu_forms[kind].zero, per_row = KQ / QB;
+  quantised *q = &s->block;
+  for (t->k0 = 0; t->k0 < w->k; t->k0 = t->k1, t->zero = false) {
+    t->k1 = t->k0 + KQ < w->k ? t->k0 + KQ : w->k;
+    const int n_block = (int)(t->k1 - t->k0) / QB;
+    for (int r0 = 0; r0 < m->m; r0 += MQ) {
+      const int rows = ti_cpu_min(MQ, m->m - r0), n_tile = (rows + RQ - 1) / RQ;
+      for (int r = 0; r < rows; r++)
+        for (int b = 0; b < n_block; b++)
+          quantise_block(m->x + (r0 + r) * m->ldx + t->k0 + b * QB, zero, q->code + r * KQ + b * QB, q->d + r * per_row + b,
+                         q->sum + r * per_row + b);
+      for (int64_t p = p0; p < p1; p++) {
+        const int64_t cols = w->n - p * NR;
+        t->w = (const uint8_t *)w->data + (size_t)p * t->w_stride + panel_offset(w, t->k0);
+        for (int i = 0, lo, hi; i < n_tile; i++) {
+          ti_cpu_share(rows, i, n_tile, &lo, &hi);
+          t->xq = q->code + lo * KQ;
+          t->xs = q->d + lo * per_row;
+          t->xsum = q->sum + lo * per_row;
+          t->out = m->out + (r0 + lo) * m->ldo + p * NR;
+          if (cols < NR) {
+            run_edge(quant_tiles[kind][hi - lo], t, hi - lo, (int)cols, s->edge);
+          } else {
+            quant_tiles[kind][hi - lo](t);
+          }
+        }
+      }
+    }
+  }
+}
+
 static void run_panels(const mat *m, int64_t p0, int64_t p1, scratch *s) {
   const ti_weight *w = m->w;
   const int64_t n1 = p1 * NR < w->n ? p1 * NR : w->n;
@@ -295,7 +348,11 @@ static void run_panels(const mat *m, int64_t p0, int64_t p1, scratch *s) {
             .ldo = m->ldo,
             .zero = !m->bias && !m->accumulate};
   if (!t.zero) start_out(m, p0 * NR, n1);
-  if (m->m <= MR && !fetched && !(w->layout & TI_CPU_NAN)) {
+  if (form_of(w) == FORM_BLOCK && m->quantise) {
+    quant_panels(m, p0, p1, &t, s);
+    return;
+  }
+  if (m->m <= MR && !fetched && !(w->layout & TI_CPU_NAN) && form_of(w) != FORM_BLOCK) {
     t.x = m->x;
     t.k1 = w->k;
     few_rows(m, p0, p1, &t, s);
@@ -396,7 +453,16 @@ static void run_gemms(gemm_run *run, int64_t panels, int rows, double flops, dou
   ti_cpu_run(run->d, ns, gemm_thread, run);
 }
 
-static double weight_bytes(const ti_weight *w) { return (double)w->n * (double)w->k * (double)form_bytes(form_of(w)); }
+static double weight_bytes(const ti_weight *w) {
+  if (form_of(w) == FORM_BLOCK) return (double)((w->n + NR - 1) / NR) * (double)w->ld;
+  return (double)w->n * (double)w->k * (double)form_bytes(form_of(w));
+}
+
+static bool quantises(const ti_dev *d, const ti_weight *w) {
+  const form f = form_of(w);
+  if (w->layout & TI_CPU_EXACT) return false;
+  return (f == FORM_E4M3 && d->act_quant == TI_ACT_FP8) || (f == FORM_BLOCK && d->act_quant == TI_ACT_INT8);
+}
 
 static void set_x(const ti_dev *d, mat *m, const void *x, const float *x_scale) {
   const bool codes = m->w->dtype == TI_E4M3 && !(m->w->layout & TI_CPU_EXACT);
@@ -405,7 +471,7 @@ static void set_x(const ti_dev *d, mat *m, const void *x, const float *x_scale) 
   m->xq = x_scale ? x : NULL;
   m->xs = x_scale;
   m->ldxs = (m->w->k + TI_CPU_FP8_BLOCK - 1) / TI_CPU_FP8_BLOCK;
-  m->quantise = !x_scale && codes && d->act_quant == TI_ACT_FP8;
+  m->quantise = !x_scale && quantises(d, m->w);
 }
 
 static void get_gemm(const void *args, const ti_dev *d, int i, mat *m) {
@@ -422,7 +488,7 @@ static void get_gemm(const void *args, const ti_dev *d, int i, mat *m) {
 
 ti_status TI_ISA(ti_cpu_gemm)(ti_dev *d, const ti_gemm_args *a) {
   assert(a->out_dtype == TI_F32);
-  _Static_assert(sizeof(scratch) <= (size_t)512 << 10, "ti_cpu_scratch_need");
+  _Static_assert(sizeof(scratch) <= (size_t)5 << 18, "ti_cpu_scratch_need");
   gemm_run run = {.d = d, .get = get_gemm, .args = a, .n = 1};
   run_gemms(&run, (a->w->n + NR - 1) / NR, a->m, 2.0 * a->m * (double)(a->w->n * a->w->k), weight_bytes(a->w));
   return TI_OK;

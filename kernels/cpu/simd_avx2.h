@@ -47,6 +47,9 @@ TI_INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
 TI_INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 #define vi_shl(a, n) _mm256_slli_epi32(a, n)
 #define vi_shr(a, n) _mm256_srli_epi32(a, n)
+#define vi_sar(a, n) _mm256_srai_epi32(a, n)
+TI_INLINE vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+TI_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 TI_INLINE vm vi_eq(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
 TI_INLINE vm vi_gt(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)); }
 TI_INLINE vi vi_blend(vi a, vi b, vm m) { return _mm256_blendv_epi8(a, b, _mm256_castps_si256(m)); }
@@ -77,6 +80,16 @@ TI_INLINE void vf_hsum8(const vf v[8], float out[8]) {
   const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
   const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
   _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31)));
+}
+TI_INLINE int32_t vi_hmax(vi v) {
+  __m128i a = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  a = _mm_max_epi32(a, _mm_shuffle_epi32(a, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(a, _mm_shuffle_epi32(a, 0xb1)));
+}
+TI_INLINE int32_t vi_hsum(vi v) {
+  __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xb1)));
 }
 TI_INLINE float vf_hmax(vf v) {
   __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -135,6 +148,13 @@ TI_INLINE void vw_e4m3_nan(const void *p, vf *a, vf *b) {
   *a = _mm256_cvtph_ps(e4m3_to_half8((const uint8_t *)p));
   *b = _mm256_cvtph_ps(e4m3_to_half8((const uint8_t *)p + 8));
 }
+
+// ---- products of bytes: 4 * VL of them ----
+TI_INLINE vi vi_maddubs(vi u, vi s) { return _mm256_maddubs_epi16(u, s); }  // unsigned times signed, pairs summed to int16
+TI_INLINE vi vi_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
+TI_INLINE vi vi_pairs16(vi a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }  // pairs of int16 summed to int32
+TI_INLINE vi vi_abs8(vi a) { return _mm256_abs_epi8(a); }
+TI_INLINE vi vi_sign8(vi a, vi s) { return _mm256_sign_epi8(a, s); }  // a with its sign turned where s is negative; where s is 0, anything
 
 // pos * freq[i] for VL frequencies: the product in fp32, as models are trained, then reduced in double to r in [-pi/4, pi/4] and the quarter turns
 // taken off, modulo 4.

@@ -45,6 +45,9 @@ TI_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 TI_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 #define vi_shl(a, n) _mm512_slli_epi32(a, n)
 #define vi_shr(a, n) _mm512_srli_epi32(a, n)
+#define vi_sar(a, n) _mm512_srai_epi32(a, n)
+TI_INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+TI_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 TI_INLINE vm vi_eq(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 TI_INLINE vm vi_gt(vi a, vi b) { return _mm512_cmpgt_epi32_mask(a, b); }
 TI_INLINE vi vi_blend(vi a, vi b, vm m) { return _mm512_mask_blend_epi32(m, a, b); }
@@ -67,6 +70,8 @@ TI_INLINE float vf_hsum(vf v) { return _mm512_reduce_add_ps(v); }
 TI_INLINE void vf_hsum8(const vf v[8], float out[8]) {
   for (int i = 0; i < 8; i++) out[i] = _mm512_reduce_add_ps(v[i]);
 }
+TI_INLINE int32_t vi_hmax(vi v) { return _mm512_reduce_max_epi32(v); }
+TI_INLINE int32_t vi_hsum(vi v) { return _mm512_reduce_add_epi32(v); }
 TI_INLINE float vf_hmax(vf v) { return _mm512_reduce_max_ps(v); }
 
 TI_INLINE vf vf_from_bf16(const uint16_t *p) {
@@ -112,6 +117,12 @@ TI_INLINE void vw_e4m3_nan(const void *p, vf *a, vf *b) {
   *a = _mm512_cvtph_ps(e4m3_to_half16((const uint8_t *)p));
   *b = _mm512_cvtph_ps(e4m3_to_half16((const uint8_t *)p + 16));
 }
+
+TI_INLINE vi vi_maddubs(vi u, vi s) { return _mm512_maddubs_epi16(u, s); }
+TI_INLINE vi vi_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
+TI_INLINE vi vi_pairs16(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
+TI_INLINE vi vi_abs8(vi a) { return _mm512_abs_epi8(a); }
+TI_INLINE vi vi_sign8(vi a, vi s) { return _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(s), _mm512_setzero_si512(), a); }
 
 TI_INLINE void vf_angle(float pos, const float *freq, vf *r, vi *quarter) {
   const __m512d two_pi = _mm512_set1_pd(0.63661977236758134308), hi = _mm512_set1_pd(1.57079632679489661923);

@@ -4,9 +4,10 @@
 
 #include "base/half.h"
 #include "base/size.h"
-#include "kernels/cpu/cpu_priv.h"
+#include "kernels/cpu/block.h"
 
-static bool packable(ti_dtype t) { return t == TI_F32 || t == TI_F16 || t == TI_BF16 || t == TI_E4M3; }
+static bool is_block(ti_dtype t) { return ti_dtype_block(t) > 1; }
+static bool packable(ti_dtype t) { return t == TI_F32 || t == TI_F16 || t == TI_BF16 || t == TI_E4M3 || is_block(t); }
 static bool has_scale(const ti_weight_src *p) { return p->dtype == TI_E4M3 && p->scale != NULL; }
 // Block sizes as used: 0 means one block over the whole.
 static int64_t block_n(const ti_weight_src *p) { return p->block_n > 0 ? p->block_n : INT64_MAX / 2; }
@@ -19,6 +20,9 @@ static ti_status check_parts(const ti_weight_src *parts, int n_part, unsigned fl
     const ti_weight_src *p = &parts[i];
     if (!packable(p->dtype)) return TI_ERR_UNSUPPORTED;
     if (p->n < 1 || p->k < 1 || p->k != parts->k || (p->ld && p->ld < p->k)) return TI_ERR_ARG;
+    if (p->k % ti_dtype_block(p->dtype) || p->ld % ti_dtype_block(p->dtype)) return TI_ERR_ARG;
+    if (is_block(p->dtype) && (flags & TI_WEIGHT_TRANSPOSE)) return TI_ERR_UNSUPPORTED;
+    if (is_block(p->dtype) && is_block(parts->dtype)) continue;
     if (p->dtype != parts->dtype || has_scale(p) != has_scale(parts)) return TI_ERR_UNSUPPORTED;
     if (!has_scale(p)) continue;
     if (p->block_n < 0 || p->block_k < 0 || p->row0 < 0 || p->row0 >= block_n(p) || p->col0 < 0 || p->col0 >= block_k(p)) return TI_ERR_ARG;
@@ -32,6 +36,7 @@ typedef struct shape {
   int64_t n, k, panels, chunks;
   int64_t bk;
   int col0;
+  int form;  // of block weights (block.h)
 } shape;
 
 static shape shape_of(const ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags) {
@@ -50,15 +55,18 @@ static shape shape_of(const ti_dev *d, const ti_weight_src *parts, int n_part, u
     }
   }
   s.panels = (s.n + d->nr - 1) / d->nr;
+  if (is_block(parts->dtype)) s.form = ti_cpu_block_form(parts, n_part);
   s.chunks = parts->dtype == TI_E4M3 ? (s.col0 + s.k - 1) / s.bk + 1 : 0;
   return s;
 }
 
-static bool sizes(const ti_dev *d, const shape *s, ti_dtype t, size_t *data, size_t *scale) {
-  const size_t width = (size_t)s->panels * (size_t)d->nr;
+// Bytes of one panel, of all panels and of the scales beside them; false: too many to count.
+static bool sizes(const ti_dev *d, const shape *s, ti_dtype t, size_t *panel, size_t *data, size_t *scale) {
+  const size_t nr = (size_t)d->nr, block = (size_t)ti_dtype_block(t) > 1 ? TI_CPU_BLOCK : 1;
+  const size_t bytes = block > 1 ? ti_cpu_block_bytes(ti_cpu_forms[s->form], nr) : nr * (size_t)ti_dtype_block_bytes(t);
   size_t b, c;
-  if (!ti_size_mul(width, (size_t)s->k, &b) || !ti_size_mul(b, (size_t)ti_dtype_block_bytes(t), &b)) return false;
-  if (!ti_size_mul(width, (size_t)s->chunks, &c) || !ti_size_mul(c, sizeof(float), &c)) return false;
+  if (!ti_size_mul((size_t)s->k / block, bytes, panel) || !ti_size_mul(*panel, (size_t)s->panels, &b)) return false;
+  if (!ti_size_mul((size_t)s->panels * nr, (size_t)s->chunks, &c) || !ti_size_mul(c, sizeof(float), &c)) return false;
   *data = ti_size_align(b, 64);
   *scale = c;
   return true;
@@ -68,8 +76,8 @@ ti_status ti_cpu_weight_size(ti_dev *d, const ti_weight_src *parts, int n_part, 
   const ti_status st = check_parts(parts, n_part, flags);
   if (st != TI_OK) return st;
   const shape s = shape_of(d, parts, n_part, flags);
-  size_t data, scale;
-  if (!sizes(d, &s, parts->dtype, &data, &scale) || !ti_size_add(data, scale, &data)) return TI_ERR_RANGE;
+  size_t panel, data, scale;
+  if (!sizes(d, &s, parts->dtype, &panel, &data, &scale) || !ti_size_add(data, scale, &data)) return TI_ERR_RANGE;
   *out = data;
   return TI_OK;
 }
@@ -85,6 +93,7 @@ typedef struct pack_run {
   const ti_weight_src *parts;
   shape s;
   bool transpose;
+  size_t panel;  // bytes
   uint8_t *data;
   float *scale;
 } pack_run;
@@ -146,6 +155,30 @@ static void pack_panels(void *arg, int thread, int n_threads) {
   for (int i = lo; i < hi; i++) pack_panel(p, i);
 }
 
+#define MAX_NR 32
+
+static void pack_block_panels(void *arg, int thread, int n_threads) {
+  const pack_run *p = arg;
+  const int nr = p->d->nr;
+  int lo, hi;
+  ti_cpu_share((int)p->s.panels, thread, n_threads, &lo, &hi);
+  for (int i = lo; i < hi; i++) {
+    const uint8_t *row[MAX_NR];
+    ti_dtype dtype[MAX_NR];
+    const int lanes = (int)(p->s.n - (int64_t)i * nr < nr ? p->s.n - (int64_t)i * nr : nr);
+    assert(nr <= MAX_NR);
+    for (int lane = 0; lane < lanes; lane++) {
+      int64_t r;
+      const ti_weight_src *part = part_of(p, (int64_t)i * nr + lane, &r);
+      dtype[lane] = part->dtype;
+      row[lane] = (const uint8_t *)part->data + r * (ti_cpu_ld(part->ld, part->k) / ti_dtype_block(part->dtype)) * ti_dtype_block_bytes(part->dtype);
+    }
+    uint8_t *dst = p->data + (size_t)i * p->panel;
+    memset(dst, 0, p->panel);
+    ti_cpu_block_pack(p->s.form, nr, row, dtype, lanes, p->s.k / TI_CPU_BLOCK, dst);
+  }
+}
+
 static bool has_nan(const uint8_t *p, size_t n) {
   unsigned found = 0;
   for (size_t i = 0; i < n; i++) found |= (p[i] & 0x7f) == 0x7f;
@@ -157,17 +190,18 @@ ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_par
   if (st != TI_OK) return st;
   const ti_dtype t = parts->dtype;
   const shape s = shape_of(d, parts, n_part, flags);
-  size_t data, scale_bytes;
-  if (s.panels > INT32_MAX || !sizes(d, &s, t, &data, &scale_bytes)) return TI_ERR_RANGE;
+  size_t panel, data, scale_bytes;
+  if (s.panels > INT32_MAX || !sizes(d, &s, t, &panel, &data, &scale_bytes)) return TI_ERR_RANGE;
   float *scale = s.chunks ? (float *)(void *)((uint8_t *)mem + data) : NULL;
-  pack_run run = {.d = d, .parts = parts, .s = s, .transpose = flags & TI_WEIGHT_TRANSPOSE, .data = mem, .scale = scale};
-  ti_cpu_run(d, (double)s.n * (double)s.k, pack_panels, &run);
+  pack_run run = {.d = d, .parts = parts, .s = s, .transpose = flags & TI_WEIGHT_TRANSPOSE, .panel = panel, .data = mem, .scale = scale};
+  ti_cpu_run(d, (double)s.n * (double)s.k, is_block(t) ? pack_block_panels : pack_panels, &run);
   *out = (ti_weight){.n = s.n,
                      .k = s.k,
                      .dtype = t,
                      .data = mem,
                      .scale = scale,
-                     .ld = s.k * d->nr,
+                     .layout = is_block(t) ? s.form << TI_CPU_FORM_SHIFT : 0,
+                     .ld = is_block(t) ? (int64_t)panel : s.k * d->nr,  // of a panel: elements, of block weights bytes
                      .scale_ld = s.chunks,
                      .block_n = 1,
                      .block_k = s.bk > INT32_MAX ? INT32_MAX : (int)s.bk,
@@ -178,6 +212,10 @@ ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_par
 }
 
 static void unpack_row(const ti_dev *d, const ti_weight *w, int64_t n, float *out) {
+  if (is_block(w->dtype)) {
+    ti_cpu_block_row(w, d->nr, n, out);
+    return;
+  }
   const int64_t nr = d->nr, base = n / nr * w->ld + lane_at(d, w->dtype, (int)(n % nr));
   if (w->dtype == TI_F32) {
     for (int64_t k = 0; k < w->k; k++) out[k] = ((const float *)w->data)[base + k * nr];

@@ -1,0 +1,211 @@
+// Tiles of 4- to 8-bit block weights (block.h) with activations as int8. Included by gemm_body.h.
+//
+// Activations: a block of 32 of x has d = amax / 127 and codes round(x / d). For each block of k ascending, in fp32:
+//   out = fma(sum of code products (exact, int32), d_x * d_w, out), once or, with two scales, twice; with a minimum, out = fma(m, d_x * sum q_x, out)
+// a chain that starts from bias + (out when accumulating) and depends on K alone: a tile may stop at any block and go on from what it wrote.
+// A block below 1e-35 counts as zeros; one with a NaN or an infinity gives NaN.
+//
+// Without quantised activations a piece of a panel is made fp32 (convert_block) and goes through the fp32 tiles.
+
+#define QB TI_CPU_BLOCK
+#define KQ 2048  // K numbers that are quantised at a time
+#define MQ 64    // rows
+#define RQ 4     // rows a tile
+
+typedef struct quantised {  // [MQ] rows
+  int8_t code[MQ * KQ];
+  float d[MQ * (KQ / QB)], sum[MQ * (KQ / QB)];  // sum: what a block's minimum (d_x * sum q) or zero (-zero * sum q) is worth
+} quantised;
+
+static void quantise_block(const float *x, int zero, int8_t *code, float *d, float *sum) {
+  vi top = vi_set1(0);
+  for (int i = 0; i < QB; i += VL) top = vi_max(top, vi_and(vf_bits(vf_load(x + i)), vi_set1(0x7fffffff)));  // NaN and infinity are the largest
+  const float amax = ti_f32_from_bits((uint32_t)vi_hmax(top)), scale = amax < 1e-35f ? 0.0f : amax / 127.0f;
+  const vf inv = vf_set1(scale == 0.0f ? 0.0f : 1.0f / scale);
+  vi total = vi_set1(0);
+  for (int i = 0; i < QB; i += VL) {
+    const vi q = vf_to_int(vf_mul(vf_load(x + i), inv));
+    total = vi_add(total, q);
+    vi_store_u8((uint8_t *)code + i, vi_and(q, vi_set1(255)));
+  }
+  const float n = (float)vi_hsum(total);
+  *d = scale;
+  *sum = zero ? -(float)zero * n : scale * n;
+}
+
+TI_INLINE vf load_scale(const ti_cpu_form f, const uint8_t *p, int i) {
+  return f.scale_bytes == 2 ? vf_from_f16((const uint16_t *)(const void *)p + i * VL) : vf_load((const float *)(const void *)p + i * VL);
+}
+TI_INLINE vi load_codes(const uint8_t *w, int group, int half) { return vi_load(w + (size_t)((2 * group + half) * VL) * 4); }
+TI_INLINE vi load_x(const int8_t *x) {  // 4 codes, in every lane
+  int32_t v;
+  memcpy(&v, x, sizeof v);
+  return vi_set1(v);
+}
+
+// Sums of code products of R rows with one block of a panel, 4 bits: sum[r][half], int32.
+TI_INLINE void dot_4(const int R, const uint8_t *w, const int8_t *x, vi sum[RQ][2]) {
+  const vi low = vi_set1(0x0f0f0f0f);
+#pragma GCC unroll 8
+  for (int g = 0; g < 4; g++) {
+    vi a[2], b[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+      const vi v = load_codes(w, g, h);
+      a[h] = vi_and(v, low);
+      b[h] = vi_and(vi_shr(v, 4), low);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const vi xa = load_x(x + r * KQ + 4 * g), xb = load_x(x + r * KQ + 16 + 4 * g);
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; h++) {
+        const vi p = vi_maddubs(a[h], xa);
+        sum[r][h] = vi_add16(g ? vi_add16(sum[r][h], p) : p, vi_maddubs(b[h], xb));
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) sum[r][h] = vi_pairs16(sum[r][h]);
+}
+
+// The same of groups [g0, g1), 8 bits: |w| times x with w's sign.
+TI_INLINE void dot_8(const int R, const int chain, const uint8_t *w, const int8_t *x, const int g0, const int g1, vi sum[RQ][2]) {
+#pragma GCC unroll 8
+  for (int g = g0; g < g1; g += chain) {
+    vi part[RQ][2];
+#pragma GCC unroll 8
+    for (int c = 0; c < chain; c++) {
+      vi a[2], v[2];
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; h++) {
+        v[h] = load_codes(w, g + c, h);
+        a[h] = vi_abs8(v[h]);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const vi q = load_x(x + r * KQ + 4 * (g + c));
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+          const vi p = vi_maddubs(a[h], vi_sign8(q, v[h]));
+          part[r][h] = c ? vi_add16(part[r][h], p) : p;
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; h++) sum[r][h] = g > g0 ? vi_add(sum[r][h], vi_pairs16(part[r][h])) : vi_pairs16(part[r][h]);
+  }
+}
+
+TI_INLINE void run_quant_tile(const int R, const ti_cpu_form f, const tile *t) {
+  const size_t step = ti_cpu_block_bytes(f, NR);
+  const int64_t n_block = (t->k1 - t->k0) / QB, ldo = t->ldo;
+  const uint8_t *w = t->w;
+  vf acc[RQ][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) acc[r][h] = t->zero ? vf_zero() : vf_load(t->out + r * ldo + h * VL);
+  for (int64_t b = 0; b < n_block; b++, w += step) {
+    const uint8_t *scale = w + ti_cpu_code_bytes(f, NR);
+    const float *xd = t->xs + b, *xm = t->xsum + b;
+#pragma GCC unroll 2
+    for (int s = 0; s < f.n_scale; s++) {
+      vi sum[RQ][2];
+      if (f.bits == 4) {
+        dot_4(R, w, t->xq + b * QB, sum);
+      } else {
+        dot_8(R, f.chain, w, t->xq + b * QB, s * 8 / f.n_scale, (s + 1) * 8 / f.n_scale, sum);
+      }
+      const vf d[2] = {load_scale(f, scale, 2 * s), load_scale(f, scale, 2 * s + 1)};
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+          vf v = vi_to_float(sum[r][h]);
+          if (f.zero) v = vf_add(v, vf_set1(xm[r * (KQ / QB)]));
+          acc[r][h] = vf_fma(v, vf_mul(vf_set1(xd[r * (KQ / QB)]), d[h]), acc[r][h]);
+        }
+    }
+    if (!f.min) continue;
+    const vf m[2] = {load_scale(f, scale, 2 * f.n_scale), load_scale(f, scale, 2 * f.n_scale + 1)};
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; h++) acc[r][h] = vf_fma(m[h], vf_set1(xm[r * (KQ / QB)]), acc[r][h]);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) vf_store(t->out + r * ldo + h * VL, acc[r][h]);
+}
+
+#define QUANT_TILE(i, R) \
+  static void quant_tile_##i##_##R(const tile *t) { run_quant_tile(R, ti_cpu_forms[i], t); }
+#define QUANT_TILES(i) QUANT_TILE(i, 1) QUANT_TILE(i, 2) QUANT_TILE(i, 3) QUANT_TILE(i, 4)
+QUANT_TILES(0)
+QUANT_TILES(1)
+QUANT_TILES(2)
+QUANT_TILES(3)
+QUANT_TILES(4)
+QUANT_TILES(5)
+QUANT_TILES(6)
+QUANT_TILES(7)
+QUANT_TILES(8)
+#define QUANT_ROW(i) \
+  { NULL, quant_tile_##i##_1, quant_tile_##i##_2, quant_tile_##i##_3, quant_tile_##i##_4 }
+static const tile_fn quant_tiles[][RQ + 1] = {QUANT_ROW(0), QUANT_ROW(1), QUANT_ROW(2), QUANT_ROW(3), QUANT_ROW(4),
+                                              QUANT_ROW(5), QUANT_ROW(6), QUANT_ROW(7), QUANT_ROW(8)};
+_Static_assert(sizeof quant_tiles / sizeof *quant_tiles == TI_CPU_FORM_COUNT, "a row of tiles for each form");
+
+// ---- to fp32: dst [n][NR], the values of the reference to the bit ----
+
+TI_INLINE void convert_form(const ti_cpu_form f, const uint8_t *src, int64_t n, float *dst) {
+  const size_t step = ti_cpu_block_bytes(f, NR);
+  for (int64_t k = 0; k < n; k += QB, src += step, dst += QB * NR) {
+    const uint8_t *scale = src + ti_cpu_code_bytes(f, NR);
+    for (int h = 0; h < 2; h++) {
+      const vf m = f.min ? load_scale(f, scale, 2 * f.n_scale + h) : vf_zero();
+      const vf d[2] = {load_scale(f, scale, h), load_scale(f, scale, 2 * (f.n_scale - 1) + h)};
+      for (int g = 0; g < f.bits; g++) {
+        vi v = load_codes(src, g, h);
+        float *out = dst + (size_t)g * 4 * NR + h * VL;
+        for (int i = 0; i < 4; i++, out += NR, v = vi_shr(v, 8)) {
+          if (f.bits == 8) {
+            const vf q = vi_to_float(vi_sar(vi_shl(v, 24), 24));
+            vf_store(out, f.min ? vf_fma(q, d[g / 4], m) : vf_mul(q, d[g / 4]));
+          } else {
+            const vi lo = vi_and(v, vi_set1(15)), hi = vi_and(vi_shr(v, 4), vi_set1(15));
+            const vf a = vi_to_float(vi_sub(lo, vi_set1(f.zero))), b = vi_to_float(vi_sub(hi, vi_set1(f.zero)));
+            vf_store(out, f.min ? vf_fma(a, d[0], m) : vf_mul(a, d[0]));
+            vf_store(out + 16 * NR, f.min ? vf_fma(b, d[0], m) : vf_mul(b, d[0]));
+          }
+        }
+      }
+    }
+  }
+}
+
+#define CONVERT(i)                              \
+  case i:                                       \
+    convert_form(ti_cpu_forms[i], src, n, dst); \
+    break;
+static void convert_block(int kind, const uint8_t *src, int64_t n, float *dst) {
+  switch (kind) {
+    CONVERT(0)
+    CONVERT(1)
+    CONVERT(2)
+    CONVERT(3)
+    CONVERT(4)
+    CONVERT(5)
+    CONVERT(6)
+    CONVERT(7)
+    CONVERT(8)
+    default:
+      assert(!"a form");
+  }
+}
