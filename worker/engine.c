@@ -157,6 +157,7 @@ static ti_status run_mtp(ti_engine *e, int n_lane, ti_arena *arena, ti_error *er
   if (!st) st = ti_graph_mtp(g, n_lane, err);
   for (int i = 0; !st && i < n_lane && g->cfg->tap; i++) {  // the drafter will take these; so far only taps see them
     const ti_step_batch *b = &g->lane[i].batch;
+    if (b->batch.n_row == 0) continue;
     int n = 0;
     for (int q = 0; q < b->batch.n_seq; q++)
       for (uint32_t j = 0; j < b->seq[q].n_row; j++)

@@ -17,6 +17,8 @@ typedef struct drive {
   uint32_t *free_page, n_free;
   live *run;
   uint32_t n_run, step;
+  uint32_t *slot, n_slot;       // free ones
+  uint32_t *gone, n_gone;       // ended: released by the next plan
   ti_arena plan_mem, result_mem;
 } drive;
 
@@ -55,6 +57,7 @@ static void add_row(drive *d, ti_step_plan *p, live *l) {
 static void take_row(live *l, const ti_result_row *r) {
   drive_seq *s = l->s;
   for (uint32_t i = 0; i < r->prompt_logprob.n; i++) s->prompt_nll -= r->prompt_logprob.v[i];
+  for (uint32_t i = 0; i < r->prompt_rank.n; i++) s->prompt_rank[s->n_prompt_rank++] = r->prompt_rank.v[i];
   for (uint32_t i = 0; i < r->token.n; i++) {
     if (r->logprob.n) s->logprob[s->n_out] = r->logprob.v[i];
     s->out[s->n_out++] = r->token.v[i];
@@ -63,14 +66,37 @@ static void take_row(live *l, const ti_result_row *r) {
   s->finish = r->finish;
 }
 
-static int one_step(drive *d) {
+#define MAX_RANKS 64
+
+// The plan's header is the same on all ranks: counted when any group's is, the largest row count. *any: some group has sequences.
+static int agree(drive *d, ti_step_plan *p, bool *any) {
+  int32_t mine[3] = {d->n_run > 0, p->form == TI_FORM_PREFILL, 0}, all[3 * MAX_RANKS];
+  for (uint32_t i = 0; i < p->n_row; i++) mine[2] += (int32_t)p->row[i].n_token;
+  size_t counts[MAX_RANKS];
+  const int size = d->o->world->size;
+  if (size > MAX_RANKS) return fprintf(stderr, "driver: more than %d ranks\n", MAX_RANKS), 1;
+  for (int i = 0; i < size; i++) counts[i] = 3;
+  const ti_status st = ti_coll_all_gather(d->o->world, mine, all, counts, TI_I32);
+  if (st) return fprintf(stderr, "driver: step %u: agreeing: %s\n", d->step, ti_status_text(st)), 1;
+  *any = false;
+  for (int i = 0; i < size; i++) {
+    *any |= all[3 * i] != 0;
+    if (all[3 * i + 1]) p->form = TI_FORM_PREFILL;
+    if ((uint32_t)all[3 * i + 2] > p->max_rows) p->max_rows = (uint32_t)all[3 * i + 2];
+  }
+  return 0;
+}
+
+// One plan, built, agreed on and run. *more: false when it was not run because all groups are done.
+static int one_step(drive *d, bool *more) {
   ti_arena_reset(&d->plan_mem);
   ti_arena_reset(&d->result_mem);
   const uint32_t n = d->o->batch;
-  ti_step_plan p = {.step = d->step, .n_micro = d->o->n_micro ? d->o->n_micro : 1, .gather_logits = true, .release.v = ti_arena_calloc(&d->plan_mem, n, 4)};
+  ti_step_plan p = {.step = d->step, .n_micro = d->o->n_micro ? d->o->n_micro : 1, .gather_logits = true, .release.v = ti_arena_calloc(&d->plan_mem, 2 * n, 4)};
   p.assign = ti_arena_calloc(&d->plan_mem, n, sizeof *p.assign);
   p.pages = ti_arena_calloc(&d->plan_mem, n, sizeof *p.pages);
   p.row = ti_arena_calloc(&d->plan_mem, n, sizeof *p.row);
+  while (d->n_gone) add_release(&p, d->gone[--d->n_gone]);
   if (d->o->preempt && d->n_run && d->step % d->o->preempt == d->o->preempt - 1) {
     live *l = &d->run[(d->step / d->o->preempt) % d->n_run];
     if (l->assigned && l->n_ids - l->n_kv == 1) {  // one that decodes: all get on, however short the chunks
@@ -81,6 +107,9 @@ static int one_step(drive *d) {
   for (uint32_t i = 0; i < d->n_run; i++)
     if (!d->run[i].assigned) assign(d, &p, &d->run[i]);
   for (uint32_t i = 0; i < d->n_run; i++) add_row(d, &p, &d->run[i]);
+  *more = d->n_run > 0;
+  if (d->o->world && agree(d, &p, more)) return 1;
+  if (!*more) return 0;
   ti_step_result r;
   ti_error err = {0};
   if (ti_engine_step(d->e, &p, &d->result_mem, &r, &err)) {
@@ -92,28 +121,28 @@ static int one_step(drive *d) {
   return 0;
 }
 
-// Sequences that ended leave; their slots are released by an own, empty plan.
-static int retire(drive *d, uint32_t *free_slot, uint32_t *n_free_slot) {
-  uint32_t slots[4096], k = 0;
+// Sequences that ended leave; the next plan releases their slots.
+static void retire(drive *d) {
   for (uint32_t i = 0; i < d->n_run;) {
     live *l = &d->run[i];
     if (l->s->finish == TI_FINISH_NONE) {
       i++;
       continue;
     }
-    slots[k++] = l->slot;
-    free_slot[(*n_free_slot)++] = l->slot;
+    d->gone[d->n_gone++] = d->slot[d->n_slot++] = l->slot;
     give_back(d, l);
     d->run[i] = d->run[--d->n_run];
   }
-  if (k == 0) return 0;
-  ti_arena_reset(&d->result_mem);
-  ti_step_result r;
-  ti_error err = {0};
-  const ti_step_plan p = {.step = d->step++, .n_micro = 1, .gather_logits = true, .release = {slots, k}};
-  const ti_status st = ti_engine_step(d->e, &p, &d->result_mem, &r, &err);
-  if (st) fprintf(stderr, "driver: release: %s\n", err.text);
-  return st != TI_OK;
+}
+
+static void admit(drive *d, drive_seq *s) {
+  s->out = calloc(s->max_tokens + 1, sizeof *s->out);
+  s->logprob = calloc(s->max_tokens + 1, sizeof *s->logprob);
+  s->prompt_rank = calloc(s->n_prompt + 1, sizeof *s->prompt_rank);
+  s->n_out = s->n_prompt_rank = 0;
+  s->prompt_nll = 0;
+  s->finish = TI_FINISH_NONE;
+  d->run[d->n_run++] = (live){.s = s, .slot = d->slot[--d->n_slot], .n_ids = s->n_prompt};
 }
 
 int drive_run(ti_engine *e, drive_seq *seq, uint32_t n_seq, const drive_options *o) {
@@ -124,25 +153,20 @@ int drive_run(ti_engine *e, drive_seq *seq, uint32_t n_seq, const drive_options 
   ti_arena_init(&d.result_mem, 1 << 28);
   d.free_page = calloc(d.f.n_page, sizeof *d.free_page);
   d.run = calloc(o->batch, sizeof *d.run);
-  uint32_t *slot = calloc(o->batch, sizeof *slot), n_slot = 0, next = 0;
+  d.slot = calloc(o->batch, sizeof *d.slot);
+  d.gone = calloc(o->batch, sizeof *d.gone);
+  uint32_t next = 0;
   for (uint32_t i = 0; i < d.f.n_page; i++) d.free_page[d.n_free++] = o->scatter ? (uint32_t)((i * 7919ull) % d.f.n_page) : d.f.n_page - 1 - i;
   if (o->scatter && d.f.n_page % 7919 == 0) return fprintf(stderr, "driver: page count divides by 7919\n"), 1;
-  for (uint32_t i = 0; i < o->batch; i++) slot[n_slot++] = i;
+  for (uint32_t i = 0; i < o->batch; i++) d.slot[d.n_slot++] = i;
   int bad = 0;
-  while (!bad && (next < n_seq || d.n_run)) {
-    while (next < n_seq && d.n_run < o->batch) {
-      drive_seq *s = &seq[next++];
-      s->out = calloc(s->max_tokens + 1, sizeof *s->out);
-      s->logprob = calloc(s->max_tokens + 1, sizeof *s->logprob);
-      s->n_out = 0;
-      s->prompt_nll = 0;
-      s->finish = TI_FINISH_NONE;
-      d.run[d.n_run] = (live){.s = s, .slot = slot[--n_slot], .n_ids = s->n_prompt};
-      d.n_run++;
-    }
-    bad = one_step(&d) || retire(&d, slot, &n_slot);
+  for (bool more = true; !bad && more;) {
+    while (next < n_seq && d.n_run < o->batch) admit(&d, &seq[next++]);
+    bad = one_step(&d, &more);
+    retire(&d);
   }
-  free(slot);
+  free(d.gone);
+  free(d.slot);
   free(d.run);
   free(d.free_page);
   ti_arena_fini(&d.plan_mem);
@@ -154,6 +178,8 @@ void drive_free(drive_seq *seq, uint32_t n_seq) {
   for (uint32_t i = 0; i < n_seq; i++) {
     free(seq[i].out);
     free(seq[i].logprob);
+    free(seq[i].prompt_rank);
+    seq[i].prompt_rank = NULL;
     seq[i].out = NULL;
     seq[i].logprob = NULL;
   }

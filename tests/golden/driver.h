@@ -1,5 +1,6 @@
 // Drives engines without a coordinator: a fixed set of sequences, run to their ends under chosen page size, chunk length, batch width and preemptions.
-// Every rank of a mesh runs the same driver on the same sequences and so builds the same plans.
+// On a mesh every rank runs the driver: the ranks of one attention group on the same sequences, so that they build the same plans, other groups on
+// others. With `world` the groups step in lockstep and agree on the plan's header before each step; a group that is done runs empty plans until all are.
 #ifndef TI_TESTS_GOLDEN_DRIVER_H
 #define TI_TESTS_GOLDEN_DRIVER_H
 #include "worker/engine.h"
@@ -7,12 +8,15 @@
 typedef struct drive_seq {
   const uint32_t *prompt;
   uint32_t n_prompt, max_tokens;
+  uint32_t golden;     // which golden prompt this is
   ti_sampling sampling;
   bool ignore_eos;
   // out
   uint32_t *out;       // [max_tokens], malloc'ed by drive_run
   float *logprob;      // [max_tokens] of the chosen ids, when sampling.n_logprob >= 0
   uint32_t n_out;
+  uint32_t *prompt_rank;  // [n_prompt_rank] of prompt tokens 1.., malloc'ed likewise
+  uint32_t n_prompt_rank;
   double prompt_nll;   // sum of -logprob of prompt tokens 1.., when sampling.n_prompt_logprob >= 0
   ti_finish finish;
 } drive_seq;
@@ -24,6 +28,7 @@ typedef struct drive_options {
   uint32_t n_micro;    // 1 or 2
   uint32_t lookahead;  // places beyond the rows (1 with MTP)
   bool scatter;        // hand out pages in a scrambled order
+  ti_coll *world;      // MoE on a mesh: all workers; reserved for `size` times 12 bytes. NULL: the group is alone
 } drive_options;
 
 // 0, or prints what went wrong and returns 1.

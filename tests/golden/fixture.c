@@ -59,6 +59,7 @@ drive_seq *fixture_prompts(const fixture *f, uint32_t copies, uint32_t *n) {
     s[i].prompt = fixture_ids(f, i % k, "prompt_ids", &s[i].n_prompt);
     free(fixture_ids(f, i % k, "greedy_ids", &n_out));
     s[i].max_tokens = n_out;
+    s[i].golden = i % k;
     s[i].sampling = drive_greedy();
     s[i].sampling.n_logprob = 0;
   }
@@ -66,16 +67,15 @@ drive_seq *fixture_prompts(const fixture *f, uint32_t copies, uint32_t *n) {
 }
 
 int fixture_check_greedy(const fixture *f, const drive_seq *seq, uint32_t n, double tol, const char *what, uint32_t *compared) {
-  const uint32_t k = (uint32_t)json_array_size(f->json);
   int bad = 0;
   *compared = 0;
   for (uint32_t i = 0; i < n; i++) {
-    uint32_t n_gold, *gold = fixture_ids(f, i % k, "greedy_ids", &n_gold);
-    for (uint32_t j = 0; j < n_gold; j++) {
-      if (fixture_real(f, i % k, "margin", j) <= tol) break;
+    uint32_t n_gold, *gold = fixture_ids(f, seq[i].golden, "greedy_ids", &n_gold);
+    for (uint32_t j = 0; j < n_gold && j < seq[i].max_tokens; j++) {
+      if (fixture_real(f, seq[i].golden, "margin", j) <= tol) break;
       ++*compared;
       if (j < seq[i].n_out && seq[i].out[j] == gold[j]) continue;
-      printf("  %s: prompt %u step %u: got %d, golden %u, margin %.5f\n", what, i % k, j, j < seq[i].n_out ? (int)seq[i].out[j] : -1, gold[j], fixture_real(f, i % k, "margin", j));
+      printf("  %s: prompt %u step %u: got %d, golden %u, margin %.5f\n", what, seq[i].golden, j, j < seq[i].n_out ? (int)seq[i].out[j] : -1, gold[j], fixture_real(f, seq[i].golden, "margin", j));
       bad++;
       break;
     }

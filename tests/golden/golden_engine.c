@@ -123,6 +123,7 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
       *g = q[i];
       q[i].out = NULL;
       q[i].logprob = NULL;
+      q[i].prompt_rank = NULL;
       continue;
     }
     bits += g->n_out != q[i].n_out || memcmp(g->out, q[i].out, g->n_out * 4) || memcmp(g->logprob, q[i].logprob, g->n_out * 4);

@@ -7,6 +7,7 @@
 #include "parallel/expert/placement.h"
 #include "worker/graph/graph.h"
 #include "worker/sample/sampler.h"
+#include "worker/sample/sampler.h"
 
 static long max3(long a, long b, long c) { return a > b ? (a > c ? a : c) : (b > c ? b : c); }
 
@@ -90,6 +91,13 @@ static ti_status init_experts(ti_graph *g, ti_error *err) {
   return ti_error_set(err, TI_ERR_NOMEM, "no memory for %d rows of expert activations; lower --max-num-batched-tokens", g->expert_capacity);
 }
 
+// The largest things that the tp group moves: all rows of a step, a tile of logits. Collective.
+static ti_status reserve_tp(ti_graph *g, ti_error *err) {
+  const size_t rows = (size_t)g->max_row * (size_t)g->c->hidden * g->act_bytes, logits = (size_t)TI_SAMPLE_TILE * (size_t)g->c->vocab * sizeof(float);
+  const ti_status st = g->tp->ops->reserve(g->tp, rows > logits ? rows : logits, 1);
+  return st ? ti_error_set(err, st, "no memory for the tensor-parallel ranks' sums of %d rows; lower --max-num-batched-tokens", g->max_row) : TI_OK;
+}
+
 ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, ti_error *err) {
   const ti_config *c = cfg->model;
   const ti_kernels *k = cfg->kernels;
@@ -97,7 +105,8 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   g->n_lane = cfg->overlap && c->moe.n_expert ? 2 : 1;
   ti_status st = TI_OK;
   if (cfg->tp->size > TI_GRAPH_RANKS) return ti_error_set(err, TI_ERR_ARG, "--tensor-parallel-size %d: at most %d", cfg->tp->size, TI_GRAPH_RANKS);
-  if (c->moe.n_expert) st = ti_placement_identity(c->moe.n_expert, 0, &g->placement, err);
+  st = reserve_tp(g, err);
+  if (!st && c->moe.n_expert) st = ti_placement_identity(c->moe.n_expert, 0, &g->placement, err);
   if (!st)
     st = ti_weights_load(&(ti_weights_options){.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp}, &g->w, err);
   if (!st && c->moe.n_expert) st = init_experts(g, err);
