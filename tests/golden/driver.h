@@ -12,7 +12,7 @@ typedef struct drive_seq {
   // out
   uint32_t *out;       // [max_tokens], malloc'ed by drive_run
   float *logprob;      // [max_tokens] of the chosen ids, when sampling.n_logprob >= 0
-  uint32_t n_out;
+  uint32_t n_out, n_accepted;  // drafts that were kept
   double prompt_nll;   // sum of -logprob of prompt tokens 1.., when sampling.n_prompt_logprob >= 0
   ti_finish finish;
 } drive_seq;
@@ -24,6 +24,7 @@ typedef struct drive_options {
   uint32_t n_micro;    // 1 or 2
   uint32_t lookahead;  // places beyond the rows (1 with MTP)
   bool scatter;        // hand out pages in a scrambled order
+  uint32_t max_draft;  // drafts a decode row may verify
 } drive_options;
 
 // 0, or prints what went wrong and returns 1.
