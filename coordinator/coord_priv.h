@@ -10,6 +10,7 @@
 #include "coordinator/meter.h"
 #include "coordinator/plan.h"
 #include "coordinator/request.h"
+#include "coordinator/sched/draft.h"
 #include "coordinator/sched/heap.h"
 #include "coordinator/sched/policy.h"
 
@@ -30,6 +31,7 @@ typedef struct ti_group {
   ti_plan plan[TI_COORD_FLIGHT];  // a ring: in flight are n_flight from `oldest` on
   uint32_t oldest, n_flight;
   uint64_t next_step;
+  ti_draft_switch draft;
   uint64_t oldest_us;  // since when the oldest plan in flight can have been executing
 } ti_group;
 

@@ -28,6 +28,7 @@ static ti_status check_config(const ti_coord_config *k, ti_error *err) {
       {"max_waiting", k->max_waiting, 1, 1u << 30},
       {"steps_in_flight", k->steps_in_flight, 1, TI_COORD_FLIGHT},
       {"lookahead", k->lookahead, 0, 256},
+      {"max_draft", k->max_draft, 0, 16},
       {"secret_len", k->secret_len, 1, 4096},
       {"heartbeat_us", k->heartbeat_us, 1, UINT64_MAX},
       {"step_limit_us", k->step_limit_us, 1, UINT64_MAX},
@@ -54,6 +55,7 @@ static ti_status group_init(ti_coord *c, uint32_t index) {
   if (!g->free_slot || !g->release) return TI_ERR_NOMEM;
   for (uint32_t i = 0; i < c->cfg.max_num_seqs; i++) g->free_slot[i] = c->cfg.max_num_seqs - 1 - i;  // slot 0 goes first
   g->n_free_slot = c->cfg.max_num_seqs;
+  ti_draft_switch_init(&g->draft);
   for (uint32_t i = 0; i < c->cfg.steps_in_flight; i++) {
     const ti_status st = ti_plan_init(&g->plan[i], c->cfg.max_num_seqs, c->cfg.max_model_len);
     if (st) return st;

@@ -32,6 +32,7 @@ typedef struct ti_coord_config {
   uint32_t max_num_batched_tokens;  // token budget of a step and group
   uint32_t max_waiting;       // beyond it submit says TI_ERR_FULL (429)
   uint32_t steps_in_flight;   // 1 or 2
+  uint32_t max_draft;         // drafts a decode row may verify (speculative decoding); 0: none
   uint32_t lookahead;         // KV places beyond its rows that a step may write: 1 with an MTP layer (ti_slots.lookahead)
   uint32_t n_page;            // 0: what every worker of a group has (the least Hello says); else at most this many
   bool lockstep;              // the model has experts: all groups step together, idle ones with empty batches

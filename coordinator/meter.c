@@ -41,6 +41,8 @@ static const plain plains[] = {
     GAUGE(in_flight, "titan_plans_in_flight", "Plans whose results are not in yet."),
     COUNTER(bad_messages, "titan_bad_messages_total", "Messages of workers that were malformed or contradicted their plan, and were dropped."),
     COUNTER(bad_hellos, "titan_bad_hellos_total", "Connections that failed the handshake and were dropped."),
+    COUNTER(draft_tokens, "vllm:spec_decode_num_draft_tokens_total", "Drafted tokens that were verified."),
+    COUNTER(accepted_tokens, "vllm:spec_decode_num_accepted_tokens_total", "Drafted tokens that were right."),
     COUNTER(stale_results, "titan_stale_results_total", "Results of another epoch, dropped."),
 };
 static const timed timeds[] = {

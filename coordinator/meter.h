@@ -12,7 +12,7 @@ typedef struct ti_meter {
   ti_metric *ttft, *itl, *e2e, *queue_time;
   ti_metric *pages_used[TI_METER_GROUPS], *pages_total;
   ti_metric *step, *dispatch, *expert, *combine, *exposed, *plan_us, *in_flight, *rank_up[TI_METER_RANKS];
-  ti_metric *bad_messages, *bad_hellos, *stale_results;
+  ti_metric *bad_messages, *bad_hellos, *stale_results, *draft_tokens, *accepted_tokens;
 } ti_meter;
 
 // m may be NULL: nothing is registered. n_worker, n_group: series a rank and a group.

@@ -36,7 +36,7 @@ void ti_plan_fini(ti_plan *p) {
 void ti_plan_clear(ti_plan *p) {
   p->msg.release.n = p->msg.n_assign = p->msg.n_pages = p->msg.n_copy = p->msg.n_row = 0;
   p->n_token = p->n_ids = p->n_assigned = 0;
-  p->prefill = p->gather = false;
+  p->prefill = p->gather = p->drafting = false;
 }
 
 bool ti_plan_has_room(const ti_plan *p, uint32_t n, bool resumed) {
@@ -77,14 +77,15 @@ void ti_plan_add_copy(ti_plan *p, uint32_t src, uint32_t dst, uint32_t n_token) 
   p->msg.copy[p->msg.n_copy++] = (ti_page_copy){.src = src, .dst = dst, .n_token = n_token};
 }
 
-void ti_plan_add_row(ti_plan *p, ti_seq *s, uint32_t n_token, bool decode) {
+void ti_plan_add_row(ti_plan *p, ti_seq *s, uint32_t n_token, bool decode, uint32_t max_draft) {
   const bool complete = decode || s->n_kv + n_token == s->n_fill;
   const bool sample = complete && s->req->spec->max_tokens > 0;
   p->kept[p->msg.n_row] = (ti_plan_kept){.seq = s, .place0 = s->n_kv, .ends = complete && !sample};
-  p->msg.row[p->msg.n_row++] = (ti_plan_row){.slot = s->slot, .n_token = n_token, .decode = decode, .sample = sample};
-  p->n_token += n_token;
+  p->msg.row[p->msg.n_row++] = (ti_plan_row){.slot = s->slot, .n_token = n_token, .decode = decode, .sample = sample, .max_draft = max_draft};
+  p->n_token += n_token + max_draft;
   p->prefill |= !decode;
   p->gather |= (sample || s->scoring) && ti_seq_needs_gather(s);
   s->n_kv += n_token;
   s->n_pending += sample;
+  s->n_draft += max_draft;
 }

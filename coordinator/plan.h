@@ -18,7 +18,8 @@ typedef struct ti_plan_kept {
 typedef struct ti_plan {
   ti_step_plan msg;
   ti_plan_kept *kept;    // [msg.n_row]
-  uint32_t n_token;      // of all rows
+  uint32_t n_token;      // of all rows, drafts included
+  bool drafting;         // decode rows may draft
   bool prefill, gather;  // some row is no decode; some row needs the whole vocabulary
   uint32_t n_assigned;   // ids in all assignments
   uint32_t *ids;         // of resumed sequences: prompt and generated, one after the other
@@ -35,7 +36,7 @@ bool ti_plan_has_room(const ti_plan *p, uint32_t n, bool resumed);
 void ti_plan_add_assign(ti_plan *p, const ti_seq *s, uint32_t n_cached);
 void ti_plan_add_pages(ti_plan *p, const ti_seq *s, uint32_t first);
 void ti_plan_add_copy(ti_plan *p, uint32_t src, uint32_t dst, uint32_t n_token);
-// The next n tokens of s; moves s->n_kv and s->n_pending.
-void ti_plan_add_row(ti_plan *p, ti_seq *s, uint32_t n_token, bool decode);
+// The next n tokens of s and, in decode, up to max_draft drafts; moves s->n_kv, s->n_pending and s->n_draft.
+void ti_plan_add_row(ti_plan *p, ti_seq *s, uint32_t n_token, bool decode, uint32_t max_draft);
 
 #endif

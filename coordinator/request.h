@@ -41,6 +41,7 @@ typedef struct ti_seq {
   uint32_t choice, slot;
   uint32_t n_fill, n_gen, n_pending, n_kv, kv_sent;
   uint32_t inflight;  // rows in plans whose results are not in yet
+  uint32_t n_draft;   // drafts those may add to n_kv, at most
   uint32_t n_page;    // held, in page[]
   uint32_t *page;     // [the most it can need]
   bool scoring;       // this assignment delivers prompt logprobs

@@ -79,6 +79,7 @@ static void apply_tokens(ti_coord *c, ti_seq *s, const ti_plan_kept *k, const ti
     }
     s->n_gen += r->token.n;
     s->n_pending--;
+    if (s->state == TI_SEQ_RUNNING) s->n_kv += r->token.n - 1;  // drafts that stay
     c->now.generation_tokens += r->token.n;
     time_tokens(c, s);
   }
@@ -100,15 +101,25 @@ ti_status ti_result_apply(ti_coord *c, ti_group *g, const ti_step_result *res, t
   g->n_flight--;
   g->oldest_us = c->now_us;
   if (!c->cfg.lockstep || g->index == 0) c->now.steps++;
+  uint32_t n_token = 0, n_draft = 0, n_kept = 0;
   for (uint32_t i = 0; i < res->n_row; i++) {
     const ti_plan_kept *k = &p->kept[i];
     ti_seq *s = k->seq;
     ti_request *r = s->req;
     s->inflight--;
     r->inflight--;
+    if (s->state == TI_SEQ_RUNNING) s->n_draft -= p->msg.row[i].max_draft;
+    n_token += res->row[i].token.n;
+    n_draft += res->row[i].n_draft;
+    n_kept += res->row[i].n_accepted;
     if (res->row[i].prompt_logprob.n || (s->scoring && k->place0 == 0)) apply_scores(r, k, &res->row[i]);
     if (s->state != TI_SEQ_DONE) apply_tokens(c, s, k, &res->row[i]);
     ti_request_unref(c, r);
+  }
+  if (c->cfg.max_draft) {
+    if (!p->prefill) ti_draft_switch_learn(&g->draft, p->drafting, n_token, res->times.total_us);
+    ti_meter_add(c->meter.draft_tokens, n_draft);
+    ti_meter_add(c->meter.accepted_tokens, n_kept);
   }
   ti_meter_observe_us(c->meter.step, res->times.total_us);
   ti_meter_add(c->meter.in_flight, -1);

@@ -65,7 +65,7 @@ ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, 
     const ti_status st = check_row(s, &plan->row[i], i, err);
     if (st) return st;
     if (s->slot[plan->row[i].slot].finished) continue;
-    n_row += (int)plan->row[i].n_token;
+    n_row += (int)(plan->row[i].n_token + s->slot[plan->row[i].slot].n_draft);
     n_seq++;
     if (n_row > b->max_row || n_seq > b->max_seq) return ti_error_set(err, TI_ERR_FORMAT, "plan: more than %d tokens or %d sequences in a step", b->max_row, b->max_seq);
   }
@@ -75,16 +75,17 @@ ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, 
     const ti_plan_row *r = &plan->row[i];
     const ti_slot *t = &s->slot[r->slot];
     if (t->finished) continue;
-    b->seq[q] = (ti_seq_ref){.slot = r->slot, .plan_row = i, .n_row = r->n_token, .place0 = t->n_kv, .sample = r->sample};
+    const uint32_t n = r->n_token + t->n_draft;
+    b->seq[q] = (ti_seq_ref){.slot = r->slot, .plan_row = i, .n_row = n, .n_draft = t->n_draft, .place0 = t->n_kv, .sample = r->sample};
     b->h_row0[q] = row;
-    b->h_kv_len[q] = (int32_t)(t->n_kv + r->n_token);
+    b->h_kv_len[q] = (int32_t)(t->n_kv + n);
     memcpy(b->h_table + (size_t)q * (size_t)b->table_stride, t->table, t->n_page * sizeof *t->table);
-    for (uint32_t j = 0; j < r->n_token; j++, row++) {
+    for (uint32_t j = 0; j < n; j++, row++) {
       b->h_ids[row] = t->ids[t->n_kv + j];
       b->h_position[row] = b->h_place[row] = (int32_t)(t->n_kv + j);
       b->h_seq[row] = q;
     }
-    if ((int)r->n_token > most) most = (int)r->n_token;
+    if ((int)n > most) most = (int)n;
     q++;
   }
   b->h_row0[q] = row;

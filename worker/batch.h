@@ -16,7 +16,8 @@
 
 typedef struct ti_seq_ref {  // one sequence of a batch
   uint32_t slot, plan_row, n_row, place0;  // rows feed ids[place0 .. place0 + n_row)
-  bool sample;                             // its last row is sampled from
+  bool sample;                             // its last row is sampled from; with drafts its last n_draft + 1 rows are
+  uint32_t n_draft;                        // of n_row
 } ti_seq_ref;
 
 typedef struct ti_step_batch {
@@ -33,7 +34,8 @@ typedef struct ti_step_batch {
 // Memory for batches of up to max_row rows and max_seq sequences with tables of table_stride pages.
 ti_status ti_step_batch_init(ti_step_batch *b, const ti_kernels *k, ti_dev *d, int max_row, int max_seq, int table_stride) TI_MUST_CHECK;
 void ti_step_batch_fini(ti_step_batch *b, const ti_kernels *k, ti_dev *d);
-// Rows [first, last) of the plan. Slots that are finished give no rows. Advances nothing. TI_ERR_FORMAT: a row that its slot cannot feed (named).
+// Rows [first, last) of the plan; decode rows get drafts from `drafter` (NULL: none) where the plan allows them, written behind the slot's ids. Slots
+// that are finished give no rows. Advances nothing. TI_ERR_FORMAT: a row that its slot cannot feed (named).
 ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s, const ti_step_plan *plan, uint32_t first, uint32_t last, ti_error *err) TI_MUST_CHECK;
 // Moves a built batch on by one token for an MTP layer: row i's id becomes the token after it, its place i + 1 (its position stays i), the first place
 // attended 1. The tokens after must be in the slots by now. max 1 page entry beyond the rows' own is read.

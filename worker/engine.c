@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "worker/graph/graph.h"
 #include "worker/sample/sampler.h"
+#include "worker/spec/draft.h"
 
 struct ti_engine {
   ti_engine_config cfg;
@@ -107,25 +108,38 @@ static ti_status prompt_logprobs(ti_engine *e, ti_lane *l, const ti_seq_ref *q, 
   return TI_OK;
 }
 
-// One drawn token into its slot and its result row.
-static ti_status deliver(ti_engine *e, const ti_sample_job *j, ti_arena *arena, ti_result_row *out, ti_error *err) {
-  uint32_t *token = ti_arena_calloc(arena, 2, sizeof *token);
-  float *lp = ti_arena_calloc(arena, 1, sizeof *lp);
-  if (!token || !lp) return ti_error_set(err, TI_ERR_NOMEM, "results");
-  token[0] = (uint32_t)j->id;
-  token[1] = (uint32_t)j->rank;
-  lp[0] = j->logprob;
-  out->token = (ti_u32s){token, 1};
-  if (j->n_logprob >= 0) {
-    out->logprob = (ti_f32s){lp, 1};
-    out->rank = (ti_u32s){token + 1, 1};
-    out->top = j->top;
-    out->n_top = j->top ? 1 : 0;
+// The drawn tokens of one sequence into its slot and its result row: job[0 .. n_draft]. Draft i is kept while it is what row i drew; the first that is
+// not is replaced by the draw, and what was drawn after it is void.
+static ti_status deliver(ti_engine *e, const ti_sample_job *job, uint32_t n_draft, ti_arena *arena, ti_result_row *out, ti_error *err) {
+  const uint32_t most = n_draft + 1;
+  ti_slot *t = &e->slots.slot[job->slot];
+  uint32_t *token = ti_arena_calloc(arena, 2 * (size_t)most, sizeof *token), *rank = token + most, n = 0;
+  float *lp = ti_arena_calloc(arena, most, sizeof *lp);
+  ti_top_logprob *top = job->top ? ti_arena_calloc(arena, most, sizeof *top) : NULL;
+  if (!token || !lp || (job->top && !top)) return ti_error_set(err, TI_ERR_NOMEM, "results");
+  for (bool right = true; right; n++) {
+    const int32_t draft = n < n_draft ? t->ids[t->n_ids] : -1;
+    token[n] = (uint32_t)job[n].id;
+    rank[n] = (uint32_t)job[n].rank;
+    lp[n] = job[n].logprob;
+    if (top) top[n] = *job[n].top;
+    out->finish = ti_slot_push(&e->slots, job->slot, job[n].id, e->cfg.model->eos, e->cfg.model->n_eos);
+    if (job[n].lost) {
+      t->finished = true;
+      out->finish = TI_FINISH_ERROR;
+    }
+    right = out->finish == TI_FINISH_NONE && job[n].id == draft;
   }
-  out->finish = ti_slot_push(&e->slots, j->slot, j->id, e->cfg.model->eos, e->cfg.model->n_eos);
-  if (j->lost) {
-    e->slots.slot[j->slot].finished = true;
-    out->finish = TI_FINISH_ERROR;
+  t->n_kv += n - 1;  // the drafts that were fed and stay
+  out->token = (ti_u32s){token, n};
+  out->n_draft = n_draft;
+  out->n_accepted = n - 1;
+  ti_draft_learn(t, n - 1);
+  if (job->n_logprob >= 0) {
+    out->logprob = (ti_f32s){lp, n};
+    out->rank = (ti_u32s){rank, n};
+    out->top = top;
+    out->n_top = top ? n : 0;
   }
   return TI_OK;
 }
@@ -134,19 +148,23 @@ static ti_status sample_lane(ti_engine *e, ti_lane *l, bool gather, ti_arena *ar
   const ti_step_batch *b = &l->batch;
   ti_status st = TI_OK;
   for (int q = 0; !st && q < b->batch.n_seq; q++) {
-    e->slots.slot[b->seq[q].slot].n_kv += b->seq[q].n_row;
+    e->slots.slot[b->seq[q].slot].n_kv += b->seq[q].n_row - b->seq[q].n_draft;
     st = prompt_logprobs(e, l, &b->seq[q], b->h_row0[q], gather, arena, &rows[b->seq[q].plan_row], err);
   }
   int n = 0;
   for (int q = 0; q < b->batch.n_seq; q++) {
     const ti_seq_ref *s = &b->seq[q];
     const ti_slot *t = &e->slots.slot[s->slot];
-    if (s->sample) e->job[n++] = (ti_sample_job){.row = b->h_row0[q + 1] - 1, .slot = s->slot, .target = -1, .position = t->n_ids, .n_logprob = t->sampling.n_logprob};
+    for (uint32_t j = 0; s->sample && j <= s->n_draft; j++)
+      e->job[n++] = (ti_sample_job){.row = b->h_row0[q + 1] - 1 - (int)(s->n_draft - j), .slot = s->slot, .target = -1, .position = t->n_ids + j, .n_logprob = t->sampling.n_logprob};
   }
   if (!st) st = ti_sampler_run(&e->sampler, l->xn, e->job, n, gather, arena, err);
   n = 0;
   for (int q = 0; !st && q < b->batch.n_seq; q++)
-    if (b->seq[q].sample) st = deliver(e, &e->job[n++], arena, &rows[b->seq[q].plan_row], err);
+    if (b->seq[q].sample) {
+      st = deliver(e, &e->job[n], b->seq[q].n_draft, arena, &rows[b->seq[q].plan_row], err);
+      n += 1 + (int)b->seq[q].n_draft;
+    }
   return st;
 }
 
@@ -207,6 +225,7 @@ ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena
   for (uint32_t i = 0; i < plan->n_row; i++) rows[i].slot = plan->row[i].slot;
   ti_status st = ti_slots_apply(&e->slots, plan, err);
   if (!st) st = copy_pages(e, plan, arena, err);
+  if (!st) ti_draft_plan(&e->slots, g->w.mtp ? NULL : e->cfg.drafter, plan);
   if (!st) st = build_lanes(e, plan, n_lane, err);
   uint32_t n_token = 0;
   for (int i = 0; !st && i < n_lane; i++) n_token += (uint32_t)g->lane[i].batch.batch.n_row;

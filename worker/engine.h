@@ -16,6 +16,7 @@
 #include "parallel/coll.h"
 #include "parallel/expert/exchange.h"
 #include "proto/wire.h"
+#include "worker/spec/drafter.h"
 
 typedef struct ti_engine ti_engine;
 
@@ -41,6 +42,7 @@ typedef struct ti_engine_config {
   bool mtp;                    // run MTP layers (their KV is then kept)
   bool deterministic;
   int overlap;                 // two micro-batches: 0 off, 1 as the plan says
+  const ti_drafter *drafter;   // of decode rows with max_draft > 0; borrowed, NULL: none (MTP off, one lane: see draft.h)
   ti_engine_tap tap;
   void *tap_arg;
   ti_trace *trace;

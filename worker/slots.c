@@ -50,7 +50,7 @@ static void slot_release(ti_slots *s, uint32_t i) {
     }
   }
   t->used = t->finished = t->penalised = false;
-  t->n_ids = t->n_kv = t->n_prompt = t->n_page = t->n_stop = t->n_bias = 0;
+  t->n_ids = t->n_kv = t->n_prompt = t->n_page = t->n_stop = t->n_bias = t->n_draft = t->draft_len = 0;
 }
 
 void ti_slots_reset(ti_slots *s) {

@@ -26,6 +26,8 @@ typedef struct ti_slot {
   bool ignore_eos;
   uint32_t n_stop, n_bias, n_page;
   ti_sampling sampling;  // its bias arrays are unused; see bias_id
+  uint32_t n_draft;      // of the step at hand, behind n_ids
+  uint32_t draft_len;    // drafts that pay for this sequence: doubles when all are kept, halves when none is; 0: not tried yet
   int32_t *ids;          // [max_context]
   int32_t *table;        // [max_pages]
   uint32_t *stop;        // [TI_SLOT_STOP_IDS]

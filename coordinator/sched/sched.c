@@ -52,10 +52,10 @@ static bool preempt_after(fill *f, const ti_seq *s) {
   return true;
 }
 
-static void add_row(fill *f, ti_seq *s, uint32_t n, bool decode) {
-  ti_plan_add_row(f->p, s, n, decode);
+static void add_row(fill *f, ti_seq *s, uint32_t n, bool decode, uint32_t max_draft) {
+  ti_plan_add_row(f->p, s, n, decode, max_draft);
   s->planned = f->g->tick;
-  f->budget -= n;
+  f->budget -= n + max_draft;
 }
 
 // Pages for s to hold `need` of them; they must be free.
@@ -73,18 +73,31 @@ static void grow(fill *f, ti_seq *s, uint32_t need) {
   if (s->n_page > first) ti_plan_add_pages(f->p, s, first);
 }
 
+// How many drafts the row may bring: what budget (one token each for the sequences behind it first) and the free pages allow, or none. The worker
+// never drafts beyond the pages it has.
+static uint32_t drafts(fill *f, ti_seq *s) {
+  if (!f->p->drafting || f->budget < f->g->n_running + f->c->cfg.max_draft) return 0;
+  const uint32_t most = f->c->cfg.max_draft, want = min_u32(pages_for(f->c, s->n_kv + s->n_draft + 1 + most), s->req->max_pages);
+  if (want > s->n_page + ti_pages_free_count(f->g->pages) / 2) return 0;
+  take_pages(f, s, want);
+  return most;
+}
+
 static void fill_decodes(fill *f) {
   for (ti_seq *s = f->g->head; s && f->budget; s = s->next) {
     if (s->n_kv < s->n_fill || s->n_gen + s->n_pending >= s->req->spec->max_tokens) continue;
-    const uint32_t need = pages_for(f->c, s->n_kv + 1);
+    const uint32_t need = min_u32(pages_for(f->c, s->n_kv + s->n_draft + 1), s->req->max_pages);  // drafts in flight may all stay
     bool fits;
     while (!(fits = need <= s->n_page + ti_pages_free_count(f->g->pages)) && preempt_after(f, s)) continue;
     if (!fits) {
       f->closed = true;
       continue;
     }
-    grow(f, s, need);
-    add_row(f, s, 1, true);
+    const uint32_t first = s->n_page;
+    take_pages(f, s, need);
+    const uint32_t n_draft = drafts(f, s);
+    if (s->n_page > first) ti_plan_add_pages(f->p, s, first);
+    add_row(f, s, 1, true, n_draft);
   }
 }
 
@@ -103,7 +116,7 @@ static void fill_prefills(fill *f) {
     if (n < min_u32(s->n_fill - s->n_kv, f->budget)) f->closed = true;
     if (n == 0) continue;
     grow(f, s, pages_for(f->c, s->n_kv + n));
-    add_row(f, s, n, false);
+    add_row(f, s, n, false, 0);
   }
 }
 
@@ -156,6 +169,7 @@ static bool admit_next(fill *f) {
   s->slot = g->free_slot[--g->n_free_slot];
   s->scoring = q->sampling.n_prompt_logprob >= 0 && s->req->n_scored < q->n_prompt && !donor;
   s->n_fill = known;
+  s->n_draft = 0;
   s->n_page = 0;
   s->n_kv = s->kv_sent = donor ? share(f, s, donor) : 0;
   take_pages(f, s, need);
@@ -164,13 +178,14 @@ static bool admit_next(fill *f) {
   const uint32_t n_copy = cached % pt + (donor && c->cfg.lookahead ? 1 : 0);
   if (n_copy) ti_plan_add_copy(f->p, donor->page[shared], s->page[shared], n_copy);
   list_insert(c, g, s);
-  add_row(f, s, n, false);
+  add_row(f, s, n, false, 0);
   return true;
 }
 
 void ti_sched_fill(ti_coord *c, ti_group *g, ti_plan *p) {
   fill f = {.c = c, .g = g, .p = p, .budget = c->cfg.max_num_batched_tokens};
   g->tick++;
+  p->drafting = c->cfg.max_draft && ti_draft_switch_next(&g->draft);
   fill_decodes(&f);
   fill_prefills(&f);
   while (!f.closed && f.budget && g->n_free_slot && ti_heap_top(&g->waiting) && !c->failed) {

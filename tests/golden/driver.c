@@ -43,13 +43,14 @@ static void assign(drive *d, ti_step_plan *p, live *l) {
 
 static void add_row(drive *d, ti_step_plan *p, live *l) {
   const uint32_t left = l->n_ids - l->n_kv, n = d->o->chunk && left > d->o->chunk ? d->o->chunk : left;
-  const uint32_t need = (l->n_kv + n + d->o->lookahead + d->f.page_tokens - 1) / d->f.page_tokens;
+  const uint32_t draft = left == 1 ? d->o->max_draft : 0;
+  const uint32_t need = (l->n_kv + n + draft + d->o->lookahead + d->f.page_tokens - 1) / d->f.page_tokens;
   if (need > l->n_page) {
     ti_slot_pages *sp = &p->pages[p->n_pages++];
     *sp = (ti_slot_pages){.slot = l->slot, .first = l->n_page, .pages = {&l->pages[l->n_page], need - l->n_page}};
     while (l->n_page < need) l->pages[l->n_page++] = d->free_page[--d->n_free];
   }
-  p->row[p->n_row++] = (ti_plan_row){.slot = l->slot, .n_token = n, .decode = left == 1, .sample = n == left};
+  p->row[p->n_row++] = (ti_plan_row){.slot = l->slot, .n_token = n, .decode = left == 1, .sample = n == left, .max_draft = draft};
   if (n > 1) p->form = TI_FORM_PREFILL;
   l->n_kv += n;
 }
@@ -63,6 +64,8 @@ static void take_row(live *l, const ti_result_row *r) {
     s->out[s->n_out++] = r->token.v[i];
     l->n_ids++;
   }
+  l->n_kv += r->n_accepted;
+  s->n_accepted += r->n_accepted;
   s->finish = r->finish;
 }
 

@@ -14,7 +14,7 @@ typedef struct drive_seq {
   // out
   uint32_t *out;       // [max_tokens], malloc'ed by drive_run
   float *logprob;      // [max_tokens] of the chosen ids, when sampling.n_logprob >= 0
-  uint32_t n_out;
+  uint32_t n_out, n_accepted;  // drafts that were kept
   uint32_t *prompt_rank;  // [n_prompt_rank] of prompt tokens 1.., malloc'ed likewise
   uint32_t n_prompt_rank;
   double prompt_nll;   // sum of -logprob of prompt tokens 1.., when sampling.n_prompt_logprob >= 0
@@ -29,6 +29,7 @@ typedef struct drive_options {
   uint32_t lookahead;  // places beyond the rows (1 with MTP)
   bool scatter;        // hand out pages in a scrambled order
   ti_coll *world;      // MoE on a mesh: all workers; reserved for `size` times 12 bytes. NULL: the group is alone
+  uint32_t max_draft;  // drafts a decode row may verify
 } drive_options;
 
 // 0, or prints what went wrong and returns 1.

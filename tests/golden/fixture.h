@@ -20,6 +20,7 @@ typedef struct engine_spec {
   uint32_t page_tokens, max_rows, max_seqs, max_len;
   bool mtp;
   int overlap, threads;
+  const ti_drafter *drafter;
   ti_act_quant act_quant;
   ti_engine_tap tap;
   void *tap_arg;

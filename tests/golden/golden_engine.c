@@ -102,21 +102,27 @@ static void check_hidden(const fixture *f, const char *backend, ti_coll *self) {
 }
 
 // One configuration: golden ids, and the bits of `first` (its ids and logprobs), which the first call fills.
-typedef struct variant { uint32_t page, chunk, batch, preempt, micro; int threads; bool scatter; } variant;
+typedef struct variant { uint32_t page, chunk, batch, preempt, micro; int threads; bool scatter; uint32_t max_draft; } variant;
 
 static void check_variant(const fixture *f, const char *backend, ti_coll *self, const variant *v, drive_seq *first) {
   char what[128];
-  snprintf(what, sizeof what, "page %u chunk %u batch %u preempt %u micro %u threads %d", v->page, v->chunk, v->batch, v->preempt, v->micro, v->threads);
+  snprintf(what, sizeof what, "page %u chunk %u batch %u preempt %u micro %u threads %d drafts %u", v->page, v->chunk, v->batch, v->preempt, v->micro, v->threads, v->max_draft);
   engine_spec s = spec_of(backend, self, v->page);
   s.overlap = v->micro == 2;
   s.threads = v->threads;
+  ti_ngram_drafter ngram;
+  ti_ngram_drafter_init(&ngram, 1, 3);
+  s.drafter = &ngram.base;
   ti_engine *e = fixture_engine(f, &s);
   if (!e) exit(1);
   uint32_t n, compared;
   drive_seq *q = fixture_prompts(f, v->batch > 8 ? 2 : 1, &n);
-  if (drive_run(e, q, n, &(drive_options){.chunk = v->chunk, .batch = v->batch, .preempt = v->preempt, .n_micro = v->micro, .scatter = v->scatter})) exit(1);
+  if (drive_run(e, q, n, &(drive_options){.chunk = v->chunk, .batch = v->batch, .preempt = v->preempt, .n_micro = v->micro, .scatter = v->scatter, .max_draft = v->max_draft})) exit(1);
   const int bad = fixture_check_greedy(f, q, n, MARGIN, what, &compared);
   int bits = 0;
+  uint32_t accepted = 0;
+  for (uint32_t i = 0; i < n; i++) accepted += q[i].n_accepted;
+  if (v->max_draft) check(accepted > n, "drafts, %s: %u kept", what, accepted);
   for (uint32_t i = 0; i < n; i++) {
     drive_seq *g = &first[i % 8];
     if (!g->out) {
@@ -137,7 +143,8 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
 }
 
 static void check_greedy(const fixture *f, const char *backend, ti_coll *self, bool quick) {
-  static const variant all[] = {{16, 0, 1, 0, 1, 1, 0}, {8, 3, 16, 5, 1, 1, 1}, {64, 7, 16, 0, 1, 2, 1}, {16, 0, 16, 3, 1, 1, 0}, {8, 0, 1, 0, 1, 1, 1}, {64, 3, 5, 7, 1, 1, 0}, {16, 5, 16, 0, 2, 1, 1}};
+  static const variant all[] = {{16, 0, 1, 0, 1, 1, 0, 0},   {8, 3, 16, 5, 1, 1, 1, 0},  {8, 0, 1, 0, 1, 1, 1, 7},  {64, 7, 16, 0, 1, 2, 1, 0},
+                               {16, 0, 16, 3, 1, 1, 0, 0}, {16, 3, 16, 5, 1, 1, 0, 4}, {64, 3, 5, 7, 1, 1, 0, 0}, {16, 5, 16, 0, 2, 1, 1, 0}};
   drive_seq first[8] = {{0}};
   for (size_t i = 0; i < (quick ? 3 : sizeof all / sizeof *all); i++) check_variant(f, backend, self, &all[i], first);
   for (int i = 0; i < 8; i++) free((void *)first[i].prompt);

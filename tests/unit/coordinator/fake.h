@@ -20,7 +20,7 @@ static const uint8_t fake_secret[] = "the job's secret";
 
 typedef struct fake_config {
   ti_mesh mesh;
-  uint32_t vocab, page_tokens, max_model_len, max_num_seqs, budget, n_page, lookahead, steps_in_flight;
+  uint32_t vocab, page_tokens, max_model_len, max_num_seqs, budget, n_page, lookahead, max_draft, steps_in_flight;
   bool lockstep, check_kv;
   const char *policy;
 } fake_config;
@@ -210,6 +210,39 @@ static inline bool fake_mtp(fake_worker *w, const fake_slot *t, uint32_t place0)
   return true;
 }
 
+static inline uint32_t fake_min(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+// The tokens of a sampling row whose context hashes to h: one, and as many more as a made-up drafter got right. Drafts are fed at the places behind, within
+// the bounds of worker/spec/draft.c; those that were wrong leave nonsense there.
+static inline bool fake_generate(fake_worker *w, fake_slot *t, uint64_t h, uint32_t max_draft, ti_result_row *out) {
+  const fake_config *k = &w->f->cfg;
+  const uint32_t pt = k->page_tokens, generated = t->n_ids - t->n_prompt, places = t->n_page * pt;
+  uint32_t most = k->lookahead || generated < t->min_tokens || generated + 1 >= t->max_tokens || t->n_ids + 1 >= k->max_model_len || t->n_ids >= places ? 0 : max_draft;
+  if (most) most = fake_min(fake_min(most, t->max_tokens - generated - 1), fake_min(k->max_model_len - t->n_ids - 1, places - t->n_ids));
+  const uint32_t right = most ? (uint32_t)(h >> 7) % (most + 1) : 0;
+  uint32_t *token = ti_arena_calloc(&w->f->arena, right + 1, sizeof *token), n = 0;
+  float *lp = ti_arena_calloc(&w->f->arena, right + 1, sizeof *lp);
+  for (;;) {
+    lp[n] = -(float)t->n_ids;
+    token[n] = fake_token(h, t->seed, t->choice, k->vocab);
+    out->finish = fake_push(k, t, token[n]);
+    if (out->finish || n++ == right) break;
+    h = fake_mix(h, token[n - 1]);
+    w->kv[(size_t)t->table[t->n_kv / pt] * pt + t->n_kv % pt] = h;
+    t->n_kv++;
+  }
+  n += out->finish != TI_FINISH_NONE;
+  for (uint32_t i = t->n_kv - (n - 1); i < t->n_kv - (n - 1) + most; i++) {
+    if (w->shared_by[t->table[i / pt]] != 1) FAKE_WRONG(w, "slot %u drafts into place %u, whose page %u tables name", t->slot, i, w->shared_by[t->table[i / pt]]);
+    if (i >= t->n_kv) w->kv[(size_t)t->table[i / pt] * pt + i % pt] = 0xdeadu;
+  }
+  out->token = (ti_u32s){token, n};
+  if (t->n_logprob >= 0) out->logprob = (ti_f32s){lp, n};
+  out->n_draft = most;
+  out->n_accepted = n - 1;
+  return true;
+}
+
 static inline bool fake_row(fake_worker *w, const ti_step_plan *p, const ti_plan_row *r, ti_result_row *out, uint32_t *n_token) {
   const fake_config *k = &w->f->cfg;
   if (r->slot >= k->max_num_seqs || !w->slot[r->slot].used) FAKE_WRONG(w, "row of slot %u, which is not assigned", r->slot);
@@ -217,7 +250,7 @@ static inline bool fake_row(fake_worker *w, const ti_step_plan *p, const ti_plan
   if (t->last_row_step == p->step) FAKE_WRONG(w, "two rows of slot %u", r->slot);
   t->last_row_step = p->step;
   out->slot = r->slot;
-  *n_token += r->n_token;
+  *n_token += r->n_token + r->max_draft;
   if (r->decode && r->n_token != 1) FAKE_WRONG(w, "a decode of %u tokens", r->n_token);
   if (t->finished) return true;
   if (r->n_token == 0 || r->n_token > t->n_ids - t->n_kv) FAKE_WRONG(w, "slot %u: %u tokens, %u to feed", r->slot, r->n_token, t->n_ids - t->n_kv);
@@ -245,16 +278,8 @@ static inline bool fake_row(fake_worker *w, const ti_step_plan *p, const ti_plan
   w->tokens += r->n_token;
   const uint32_t place0 = t->n_kv - r->n_token;
   if (!r->sample) return !k->lookahead || !k->check_kv || fake_mtp(w, t, place0);
-  uint32_t *token = ti_arena_calloc(&w->f->arena, 1, sizeof *token);
-  *token = fake_token(h, t->seed, t->choice, k->vocab);
-  out->token = (ti_u32s){token, 1};
-  if (t->n_logprob >= 0) {
-    float *lp = ti_arena_calloc(&w->f->arena, 1, sizeof *lp);
-    *lp = -(float)t->n_ids;
-    out->logprob = (ti_f32s){lp, 1};
-    if (!p->gather_logits) FAKE_WRONG(w, "logprobs without gather_logits");
-  }
-  out->finish = fake_push(k, t, *token);
+  if (t->n_logprob >= 0 && !p->gather_logits) FAKE_WRONG(w, "logprobs without gather_logits");
+  if (!fake_generate(w, t, h, r->max_draft, out)) return false;
   return !k->lookahead || !k->check_kv || fake_mtp(w, t, place0);
 }
 
@@ -262,7 +287,7 @@ static inline bool fake_check_head(fake_worker *w, const ti_step_plan *p) {
   const fake_config *k = &w->f->cfg;
   bool prefill = false;
   uint32_t n = 0;
-  for (uint32_t i = 0; i < p->n_row; i++) prefill |= !p->row[i].decode, n += p->row[i].n_token;
+  for (uint32_t i = 0; i < p->n_row; i++) prefill |= !p->row[i].decode, n += p->row[i].n_token + p->row[i].max_draft;
   if (p->epoch != w->epoch || p->step != w->next_step) FAKE_WRONG(w, "plan of epoch %lu step %lu", (unsigned long)p->epoch, (unsigned long)p->step);
   if (n > k->budget || n > p->max_rows || p->max_rows > k->budget) FAKE_WRONG(w, "%u tokens, max_rows %u, budget %u", n, p->max_rows, k->budget);
   if (prefill && p->form != TI_FORM_PREFILL) FAKE_WRONG(w, "prefill rows in a decode plan");
@@ -428,6 +453,7 @@ static inline ti_coord_config fake_coord_config(fake *f) {
                            .max_waiting = 4096,
                            .steps_in_flight = k->steps_in_flight ? k->steps_in_flight : 2,
                            .lookahead = k->lookahead,
+                           .max_draft = k->max_draft,
                            .lockstep = k->lockstep,
                            .policy = k->policy ? k->policy : "fcfs",
                            .heartbeat_us = UINT64_MAX,

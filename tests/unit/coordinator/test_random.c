@@ -27,6 +27,7 @@ static fake_config random_config(void) {
   k.budget = k.max_num_seqs + draw(24);
   k.n_page = (96 + k.page_tokens - 1) / k.page_tokens + 1 + draw(60);
   k.lookahead = draw(2);
+  k.max_draft = draw(3) ? 0 : 1 + draw(5);
   k.steps_in_flight = 1 + draw(2);
   k.lockstep = draw(2);
   k.policy = draw(2) ? "fcfs" : "priority";
