@@ -75,7 +75,11 @@ def a_client_that_closes_before_its_answer_frees_its_pages():
 
 def too_many_requests_get_429():
     with Cluster(1, flags=["--max-num-seqs", "1", "--max-waiting", "2"]) as c:
-        held = [c.stream({"prompt": "Once", "max_tokens": 2000, "ignore_eos": True}) for _ in range(3)]
+        held = []
+        for running in (True, False, False):  # one after the other: three at once may already be one too many
+            held.append(c.stream({"prompt": "Once", "max_tokens": 3000, "ignore_eos": True}))
+            if running:
+                next(held[0].events())
         until("one runs, two wait", 5, lambda: c.get("/health")[1]["waiting"] == 2)
         status, body = c.post("/v1/completions", {"prompt": "Once", "max_tokens": 4})
         assert status == 429, (status, body)
