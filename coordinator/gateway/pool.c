@@ -23,6 +23,7 @@ struct ti_text_thread {
   sink_slot *slot;  // [cap]
   uint32_t cap, n_sink, free_slot;
   ti_after *after, **after_end;
+  ti_alarm *alarms;  // few: one a door
   ti_tok_scratch *scratch;
   bool stop;  // set by a job
   ti_job stop_job;
@@ -85,6 +86,23 @@ void ti_text_after(ti_text_thread *th, ti_after *a) {
   th->after_end = &a->next;
 }
 
+void ti_text_alarm(ti_text_thread *th, ti_alarm *a, uint64_t at_us) {
+  a->at_us = at_us;
+  if (a->listed) return;
+  a->listed = true;
+  a->next = th->alarms;
+  th->alarms = a;
+}
+
+void ti_text_alarm_remove(ti_text_thread *th, ti_alarm *a) {
+  for (ti_alarm **at = &th->alarms; *at; at = &(*at)->next) {
+    if (*at != a) continue;
+    *at = a->next;
+    break;
+  }
+  a->listed = false;
+}
+
 ti_inbox *ti_text_logs(ti_text_thread *th) { return &th->logs; }
 ti_tok_scratch *ti_text_scratch(ti_text_thread *th) { return th->scratch; }
 uint32_t ti_pool_size(const ti_pool *p) { return p->n; }
@@ -129,24 +147,37 @@ static void tick(ti_text_thread *th, uint64_t now) {
   }
 }
 
+static void ring_alarms(ti_text_thread *th, uint64_t now) {
+  for (ti_alarm *a = th->alarms, *next; a; a = next) {
+    next = a->next;
+    if (now < a->at_us) continue;
+    a->at_us = UINT64_MAX;
+    a->run(a, th, now);
+  }
+}
+
+// Milliseconds until the next tick or alarm; -1: none.
+static int idle_ms(const ti_text_thread *th, uint64_t now, uint64_t next_tick) {
+  uint64_t at = next_tick ? next_tick : UINT64_MAX;
+  for (const ti_alarm *a = th->alarms; a; a = a->next) at = a->at_us < at ? a->at_us : at;
+  if (at == UINT64_MAX) return -1;
+  return now >= at ? 0 : at - now > 1000000000 ? 1000000 : (int)((at - now) / 1000) + 1;
+}
+
 static void *text_main(void *arg) {
   ti_text_thread *th = arg;
   uint64_t next_tick = 0;
   while (!th->stop) {
     struct pollfd p[2] = {{.fd = ti_inbox_fd(&th->jobs), .events = POLLIN}, {.fd = ti_inbox_fd(&th->logs), .events = POLLIN}};
     uint64_t now = ti_mono_us();
-    int wait_ms = -1;
-    if (th->n_sink) {
-      if (!next_tick) next_tick = now + TICK_US;
-      wait_ms = now >= next_tick ? 0 : (int)((next_tick - now) / 1000) + 1;
-    } else {
-      next_tick = 0;
-    }
-    if (poll(p, 2, wait_ms) < 0 && errno != EINTR) ti_log_error("gateway: poll failed errno=%d", errno);
+    if (!th->n_sink) next_tick = 0;
+    else if (!next_tick) next_tick = now + TICK_US;
+    if (poll(p, 2, idle_ms(th, now, next_tick)) < 0 && errno != EINTR) ti_log_error("gateway: poll failed errno=%d", errno);
     ti_inbox_clear(&th->jobs);
     ti_inbox_clear(&th->logs);
     drain(th);
     now = ti_mono_us();
+    ring_alarms(th, now);
     if (next_tick && now >= next_tick) {
       tick(th, now);
       drain(th);

@@ -7,6 +7,7 @@
 // that moves after its reader left rings for nobody. Work of one connection always goes to the same thread: its state needs no lock.
 #ifndef TI_COORDINATOR_GATEWAY_POOL_H
 #define TI_COORDINATOR_GATEWAY_POOL_H
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/inbox.h"
@@ -34,6 +35,13 @@ typedef struct ti_after {  // embedded: runs once at the end of the thread's tur
   bool queued;
 } ti_after;
 
+typedef struct ti_alarm {  // embedded, zeroed but for run; belongs to its thread
+  struct ti_alarm *next;
+  void (*run)(struct ti_alarm *a, ti_text_thread *th, uint64_t now_us);
+  uint64_t at_us;
+  bool listed;
+} ti_alarm;
+
 ti_status ti_pool_create(uint32_t n_thread, ti_pool **out, ti_error *err) TI_MUST_CHECK;  // starts the threads
 // Stops and joins; every sink must be gone and nobody posts any more. NULL is fine.
 void ti_pool_destroy(ti_pool *p);
@@ -44,6 +52,9 @@ void ti_text_post(ti_pool *p, uint32_t thread, ti_job *j);  // any thread; threa
 ti_status ti_sink_add(ti_text_thread *th, ti_sink *s) TI_MUST_CHECK;  // TI_ERR_NOMEM
 void ti_sink_remove(ti_text_thread *th, ti_sink *s);
 void ti_text_after(ti_text_thread *th, ti_after *a);
+// Runs a once, at at_us or a little later (UINT64_MAX: not at all); replaces the time that was set before.
+void ti_text_alarm(ti_text_thread *th, ti_alarm *a, uint64_t at_us);
+void ti_text_alarm_remove(ti_text_thread *th, ti_alarm *a);  // before its memory goes
 ti_inbox *ti_text_logs(ti_text_thread *th);  // the subscriber of logs read here
 ti_tok_scratch *ti_text_scratch(ti_text_thread *th);
 
