@@ -22,7 +22,7 @@ static ti_status check_config(const ti_coord_config *k, ti_error *err) {
       {"workers", (uint64_t)k->mesh.workers, 1, TI_COORD_RANKS},
       {"vocab", k->vocab, 1, 1u << 24},
       {"page_tokens", k->page_tokens, 1, 4096},
-      {"max_model_len", k->max_model_len, 1, 1u << 24},
+      {"max_model_len", k->max_model_len, 1, 1u << 23},  // its ids, 4 bytes each, fit a plan
       {"max_num_seqs", k->max_num_seqs, 1, 65536},
       {"max_num_batched_tokens", k->max_num_batched_tokens, k->max_num_seqs, 1u << 20},
       {"max_waiting", k->max_waiting, 1, 1u << 30},

@@ -210,6 +210,39 @@ Test(requests, a_deadline_cancels) {
   fake_down(&f);
 }
 
+Test(requests, a_deadline_that_passed_before_the_loop_looked_cancels_too) {
+  const fake_config k = base();
+  fake_up(&f, &k);
+  fake_request r = {.seed = 3, .n_prompt = 3, .max_tokens = 100, .deadline_us = f.clock.us - 1, .n_logprob = -1, .n_prompt_logprob = -1};
+  cr_assert_eq(fake_submit(&f, &r), TI_OK);
+  fake_settle(&f, 20);
+  cr_assert_eq(ti_tokenlog_peek(r.log[0]).finish, TI_FINISH_CANCEL, "the same answer whenever it passes");
+  cr_assert_eq(f.worker[0].tokens, 0);
+  all_well();
+  fake_request_fini(&r);
+  fake_down(&f);
+}
+
+Test(requests, the_time_in_the_queue_is_measured_once_a_request) {
+  fake_config k = base();
+  k.max_num_seqs = 1;
+  fake_up(&f, &k);
+  fake_request r[3];
+  for (uint64_t i = 0; i < 3; i++) {
+    r[i] = (fake_request){.seed = i, .n_prompt = 4, .max_tokens = 3, .n_choice = 2, .ignore_eos = true, .n_logprob = -1, .n_prompt_logprob = -1};
+    cr_assert_eq(fake_submit(&f, &r[i]), TI_OK);
+  }
+  fake_settle(&f, 100);
+  ti_buf text;
+  ti_buf_init(&text, 1 << 20);
+  cr_assert_eq(ti_metrics_render(f.metrics, &text), TI_OK);
+  cr_assert_eq(ti_buf_append(&text, "", 1), TI_OK);
+  cr_assert_not_null(strstr((const char *)text.data, "vllm:request_queue_time_seconds_count 3\n"));
+  ti_buf_fini(&text);
+  for (int i = 0; i < 3; i++) fake_request_fini(&r[i]);
+  fake_down(&f);
+}
+
 Test(requests, priority_runs_the_lower_value_first) {
   fake_config k = base();
   k.max_num_seqs = 1;
