@@ -73,6 +73,7 @@ struct ti_coord {
   ti_rank rank[TI_COORD_RANKS + 1];  // by rank, [0] unused
   uint32_t n_rank;                   // workers
   bool ready, draining, failed, stopped;
+  bool closing;  // being destroyed: the logs' subscribers may be gone
   uint64_t drain_until_us, failed_us, published_us;
   ti_error failure;
   ti_heap deadlines;

@@ -129,7 +129,7 @@ ti_status ti_coord_create(const ti_coord_config *cfg, ti_coord **out, ti_error *
 void ti_coord_destroy(ti_coord *c) {
   if (!c) return;
   atomic_store(&c->closed, true);
-  c->stopped = true;
+  c->stopped = c->closing = true;
   for (ti_inbox_node *n; c->events.tail && (n = ti_inbox_pop(&c->events)) != NULL;) ti_ctl_event_free((ti_ctl_event *)n);
   for (ti_inbox_node *n; c->mail.tail && (n = ti_inbox_pop(&c->mail)) != NULL;) ti_mail_take(c, (ti_mail *)n);
   ti_coord_end_all(c, TI_FINISH_ERROR, "the server is shutting down");

@@ -68,7 +68,8 @@ void ti_request_spec_destroy(ti_request_spec *s);     // frees what it took; NUL
 
 // Checks the numbers (TI_ERR_ARG names the field, its value and what would do) and starts cfg.ctl: from here on ranks are challenged as turns are run.
 ti_status ti_coord_create(const ti_coord_config *cfg, ti_coord **out, ti_error *err) TI_MUST_CHECK;
-// Requests that are still alive end with an error. Error texts in logs live as long as the coordinator: let go of the logs before. NULL is fine.
+// Requests that are still alive end with an error, but no subscriber is rung: the front doors close first, and their inboxes with them. Error texts in
+// logs live as long as the coordinator: let go of the logs before. NULL is fine.
 void ti_coord_destroy(ti_coord *c);
 
 // ---- any thread ----

@@ -60,7 +60,7 @@ void ti_seq_end(ti_coord *c, ti_seq *s, ti_finish reason, uint32_t n_tokens, con
   s->state = TI_SEQ_DONE;
   const uint32_t kept = n_tokens < s->n_gen ? n_tokens : s->n_gen;
   ti_tokenlog_finish(s->log, reason, kept, error);
-  ti_tokenlog_ring(s->log);
+  if (!c->closing) ti_tokenlog_ring(s->log);
   ti_meter_add(c->meter.generation_tokens, kept);
   ti_meter_add(c->meter.success[reason], 1);
   r->n_done++;

@@ -24,7 +24,7 @@ typedef struct ti_tokenlog_options {
   int n_logprob;         // -1: none kept; 0..20: the chosen one's, and that many best
   uint32_t n_prompt;     // prompt tokens, when prompt logprobs are kept
   int n_prompt_logprob;  // likewise; -1: none
-  ti_inbox *subscriber;  // or NULL; outlives the log
+  ti_inbox *subscriber;  // or NULL; outlives the writer's last ring (the coordinator rings nobody once it is being destroyed)
   void *owner;           // the subscriber's own pointer, returned by ti_tokenlog_owner
 } ti_tokenlog_options;
 
