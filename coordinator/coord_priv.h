@@ -73,6 +73,7 @@ struct ti_coord {
   ti_rank rank[TI_COORD_RANKS + 1];  // by rank, [0] unused
   uint32_t n_rank;                   // workers
   bool ready, draining, failed, stopped;
+  bool closing;  // being destroyed: the logs' subscribers may be gone
   uint64_t drain_until_us, failed_us, published_us;
   ti_error failure;
   ti_heap deadlines;
@@ -89,6 +90,8 @@ struct ti_coord {
   ti_coord_status status;
 };
 
+// How long ago t was. A request that came in after the turn began is of this turn's moment.
+static inline uint64_t ti_coord_since(const ti_coord *c, uint64_t t) { return c->now_us > t ? c->now_us - t : 0; }
 static inline ti_group *ti_coord_group_of_rank(ti_coord *c, uint32_t rank) { return &c->group[ti_mesh_dp_of(&c->cfg.mesh, (int)rank - 1)]; }
 
 // ---- lifecycle.c ----

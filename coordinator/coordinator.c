@@ -22,7 +22,7 @@ static ti_status check_config(const ti_coord_config *k, ti_error *err) {
       {"workers", (uint64_t)k->mesh.workers, 1, TI_COORD_RANKS},
       {"vocab", k->vocab, 1, 1u << 24},
       {"page_tokens", k->page_tokens, 1, 4096},
-      {"max_model_len", k->max_model_len, 1, 1u << 24},
+      {"max_model_len", k->max_model_len, 1, 1u << 23},  // its ids, 4 bytes each, fit a plan
       {"max_num_seqs", k->max_num_seqs, 1, 65536},
       {"max_num_batched_tokens", k->max_num_batched_tokens, k->max_num_seqs, 1u << 20},
       {"max_waiting", k->max_waiting, 1, 1u << 30},
@@ -129,7 +129,7 @@ ti_status ti_coord_create(const ti_coord_config *cfg, ti_coord **out, ti_error *
 void ti_coord_destroy(ti_coord *c) {
   if (!c) return;
   atomic_store(&c->closed, true);
-  c->stopped = true;
+  c->stopped = c->closing = true;
   for (ti_inbox_node *n; c->events.tail && (n = ti_inbox_pop(&c->events)) != NULL;) ti_ctl_event_free((ti_ctl_event *)n);
   for (ti_inbox_node *n; c->mail.tail && (n = ti_inbox_pop(&c->mail)) != NULL;) ti_mail_take(c, (ti_mail *)n);
   ti_coord_end_all(c, TI_FINISH_ERROR, "the server is shutting down");

@@ -68,13 +68,15 @@ void ti_request_spec_destroy(ti_request_spec *s);     // frees what it took; NUL
 
 // Checks the numbers (TI_ERR_ARG names the field, its value and what would do) and starts cfg.ctl: from here on ranks are challenged as turns are run.
 ti_status ti_coord_create(const ti_coord_config *cfg, ti_coord **out, ti_error *err) TI_MUST_CHECK;
-// Requests that are still alive end with an error. Error texts in logs live as long as the coordinator: let go of the logs before. NULL is fine.
+// Requests that are still alive end with an error, but no subscriber is rung: the front doors close first, and their inboxes with them. Error texts in
+// logs live as long as the coordinator: let go of the logs before. NULL is fine.
 void ti_coord_destroy(ti_coord *c);
 
 // ---- any thread ----
 // Takes *spec on TI_OK only (the id is in *id). TI_ERR_FULL: too many wait (429). TI_ERR_CLOSED: draining or a rank is dead (503). TI_ERR_RANGE: its numbers
 // cannot be served: no prompt or choice, a prompt of max_model_len or more (beyond it with max_tokens 0), an id beyond the vocabulary, more KV pages than a
-// group has, min_tokens above max_tokens, more than 64 stop ids or 128 choices. max_tokens is cut to what max_model_len leaves. Requests are accepted
+// group has, min_tokens above max_tokens, more than 64 stop ids, 1024 bias entries or 128 choices, sampling beyond the wire's bounds (proto/wire_plan.c:
+// what is refused by a worker there ends the cluster, so nothing that is taken here may be). max_tokens is cut to what max_model_len leaves. Requests are accepted
 // before the workers are ready; they wait.
 ti_status ti_coord_submit(ti_coord *c, ti_request_spec *spec, uint64_t *id) TI_MUST_CHECK;
 void ti_coord_cancel(ti_coord *c, uint64_t id);

@@ -60,7 +60,7 @@ void ti_seq_end(ti_coord *c, ti_seq *s, ti_finish reason, uint32_t n_tokens, con
   s->state = TI_SEQ_DONE;
   const uint32_t kept = n_tokens < s->n_gen ? n_tokens : s->n_gen;
   ti_tokenlog_finish(s->log, reason, kept, error);
-  ti_tokenlog_ring(s->log);
+  if (!c->closing) ti_tokenlog_ring(s->log);
   ti_meter_add(c->meter.generation_tokens, kept);
   ti_meter_add(c->meter.success[reason], 1);
   r->n_done++;
@@ -70,7 +70,7 @@ void ti_seq_end(ti_coord *c, ti_seq *s, ti_finish reason, uint32_t n_tokens, con
   }
   if (r->spec->deadline_us) ti_heap_remove(&c->deadlines, &r->deadline);
   if (!r->started) atomic_fetch_sub_explicit(&c->n_waiting, 1, memory_order_relaxed);
-  ti_meter_observe_us(c->meter.e2e, c->now_us - r->submit_us);
+  ti_meter_observe_us(c->meter.e2e, ti_coord_since(c, r->submit_us));
 }
 
 void ti_request_end(ti_coord *c, ti_request *r, ti_finish reason, const char *error) {
@@ -111,10 +111,6 @@ void ti_coord_admit(ti_coord *c, ti_request *r) {
   const ti_group *g = &c->group[r->group];
   if (g->pages && r->max_pages > ti_pages_total(g->pages)) {
     ti_request_end(c, r, TI_FINISH_ERROR, "the request needs more KV pages than there are");
-    return;
-  }
-  if (q->deadline_us && q->deadline_us <= c->now_us) {
-    ti_request_end(c, r, TI_FINISH_ERROR, "the request's deadline has passed");
     return;
   }
   c->now.prompt_tokens += q->n_prompt;

@@ -1,11 +1,12 @@
 // Both ends of the mail inbox (see mail.h). All memory is made on the sender's thread.
 #include "coordinator/mail.h"
 
+#include <float.h>
 #include <stdlib.h>
 
 #include "base/log.h"
 
-enum { MAX_CHOICES = 128, MAX_STOP_IDS = 64 };
+enum { MAX_CHOICES = 128, MAX_STOP_IDS = 64, MAX_BIAS = 1024 };
 
 typedef struct choice_mail {
   ti_mail mail;
@@ -16,12 +17,26 @@ typedef struct choice_mail {
 
 // ---- any thread ----
 
+static bool within(float v, float lo, float hi) { return v >= lo && v <= hi; }  // false for NaN
+
+// The bounds that a worker's decoder has (proto/wire_plan.c): it would take a plan with a worse number for our mistake and end the cluster.
+static bool sampling_servable(const ti_sampling *s, uint32_t vocab) {
+  if (!within(s->temperature, 0, 100) || !within(s->top_p, 0, 1) || !within(s->min_p, 0, 1) || !within(s->repetition, 1e-3f, 100)) return false;
+  if (!within(s->frequency, -2, 2) || !within(s->presence, -2, 2) || s->top_k < -1 || s->top_k > (int64_t)vocab) return false;
+  if (s->n_logprob < -1 || s->n_logprob > TI_TOP_MAX || s->n_prompt_logprob < -1 || s->n_prompt_logprob > TI_TOP_MAX) return false;
+  if (s->bias_id.n > MAX_BIAS || s->bias_id.n != s->bias_value.n) return false;
+  for (uint32_t i = 0; i < s->bias_id.n; i++) {
+    if (s->bias_id.v[i] >= vocab || !within(s->bias_value.v[i], -FLT_MAX, FLT_MAX)) return false;
+  }
+  return true;
+}
+
 static bool servable(const ti_coord *c, ti_request_spec *s) {
   const ti_coord_config *k = &c->cfg;
   if (!s->ids || !s->log || s->n_prompt == 0 || s->n_choice == 0 || s->n_choice > MAX_CHOICES || s->n_stop_id > MAX_STOP_IDS) return false;
   if (s->n_prompt > k->max_model_len || (s->n_prompt == k->max_model_len && s->max_tokens > 0)) return false;
   if (s->max_tokens > k->max_model_len - s->n_prompt) s->max_tokens = k->max_model_len - s->n_prompt;
-  if (s->min_tokens > s->max_tokens) return false;
+  if (s->min_tokens > s->max_tokens || !sampling_servable(&s->sampling, k->vocab)) return false;
   for (uint32_t i = 0; i < s->n_prompt; i++) {
     if (s->ids[i] >= k->vocab) return false;
   }

@@ -5,7 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLAN_MAX_IDS = 4 << 20 };  // ids assigned by one plan, 20 MB on the wire at most: the rest is admitted by the next
+// Ids assigned by one plan (a bias entry counts as two): 4 bytes each on the wire, 16 MB of its 64; the rest is admitted by the next.
+enum { PLAN_MAX_IDS = 4 << 20 };
+
+static uint32_t assign_ids(const ti_seq *s) {
+  const ti_request_spec *q = s->req->spec;
+  return ti_seq_known(s) + 2 * q->sampling.bias_id.n + q->n_stop_id;
+}
 
 ti_status ti_plan_init(ti_plan *p, uint32_t max_seqs, uint32_t max_context) {
   const size_t n = max_seqs;
@@ -39,9 +45,10 @@ void ti_plan_clear(ti_plan *p) {
   p->prefill = p->gather = p->drafting = false;
 }
 
-bool ti_plan_has_room(const ti_plan *p, uint32_t n, bool resumed) {
-  if (resumed && n > p->max_ids - p->n_ids) return false;
-  return p->n_assigned == 0 || n <= PLAN_MAX_IDS - p->n_assigned;
+bool ti_plan_has_room(const ti_plan *p, const ti_seq *s) {
+  const uint32_t n = ti_seq_known(s);
+  if (s->n_gen && n > p->max_ids - p->n_ids) return false;
+  return p->n_assigned == 0 || assign_ids(s) + p->n_assigned <= PLAN_MAX_IDS;
 }
 
 void ti_plan_add_assign(ti_plan *p, const ti_seq *s, uint32_t n_cached) {
@@ -66,7 +73,7 @@ void ti_plan_add_assign(ti_plan *p, const ti_seq *s, uint32_t n_cached) {
     a->ids = (ti_u32s){ids, q->n_prompt + s->n_gen};
     p->n_ids += a->ids.n;
   }
-  p->n_assigned += a->ids.n;
+  p->n_assigned += assign_ids(s);
 }
 
 void ti_plan_add_pages(ti_plan *p, const ti_seq *s, uint32_t first) {

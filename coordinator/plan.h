@@ -21,7 +21,7 @@ typedef struct ti_plan {
   uint32_t n_token;      // of all rows, drafts included
   bool drafting;         // decode rows may draft
   bool prefill, gather;  // some row is no decode; some row needs the whole vocabulary
-  uint32_t n_assigned;   // ids in all assignments
+  uint32_t n_assigned;   // ids in all assignments, those of biases and stops too
   uint32_t *ids;         // of resumed sequences: prompt and generated, one after the other
   uint32_t n_ids, max_ids;
   void *mem;
@@ -31,8 +31,8 @@ typedef struct ti_plan {
 ti_status ti_plan_init(ti_plan *p, uint32_t max_seqs, uint32_t max_context) TI_MUST_CHECK;
 void ti_plan_fini(ti_plan *p);
 void ti_plan_clear(ti_plan *p);
-// Whether an assignment of n ids still fits: in the message, and in ids[] when it is a resumed sequence's. The first always does.
-bool ti_plan_has_room(const ti_plan *p, uint32_t n, bool resumed);
+// Whether the assignment of s still fits: in the message, and in ids[] when it is resumed. The first always does.
+bool ti_plan_has_room(const ti_plan *p, const ti_seq *s);
 void ti_plan_add_assign(ti_plan *p, const ti_seq *s, uint32_t n_cached);
 void ti_plan_add_pages(ti_plan *p, const ti_seq *s, uint32_t first);
 void ti_plan_add_copy(ti_plan *p, uint32_t src, uint32_t dst, uint32_t n_token);

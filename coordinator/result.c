@@ -51,7 +51,7 @@ static void apply_scores(ti_request *r, const ti_plan_kept *k, const ti_result_r
       st = ti_tokenlog_append_prompt(l, n - skip, row->prompt_logprob.v + skip, row->prompt_rank.n ? row->prompt_rank.v + skip : NULL,
                                      row->n_prompt_top ? row->prompt_top + skip : NULL);
     }
-    if (!st) ti_tokenlog_ring(l);  // a log that keeps none says FULL: its maker did not ask
+    if (!st) ti_tokenlog_ring(l);  // FULL: its maker did not ask for any; CLOSED: that choice has ended
   }
   r->n_scored = skip < n ? first + n : have;
 }
@@ -60,7 +60,7 @@ static void time_tokens(ti_coord *c, ti_seq *s) {
   if (s->last_token_us) {
     ti_meter_observe_us(c->meter.itl, c->now_us - s->last_token_us);
   } else {
-    ti_meter_observe_us(c->meter.ttft, c->now_us - s->req->submit_us);
+    ti_meter_observe_us(c->meter.ttft, ti_coord_since(c, s->req->submit_us));
   }
   s->last_token_us = c->now_us;
 }

@@ -101,6 +101,7 @@ ti_status ti_tokenlog_append(ti_tokenlog *l, const uint32_t *ids, uint32_t n, co
 
 ti_status ti_tokenlog_append_prompt(ti_tokenlog *l, uint32_t n, const float *logprob, const uint32_t *rank, const ti_top_logprob *top) {
   const uint32_t at = atomic_load_explicit(&l->n_prompt, memory_order_relaxed);
+  if (atomic_load_explicit(&l->finish, memory_order_relaxed) != TI_FINISH_NONE) return TI_ERR_CLOSED;
   if (!l->prompt_logprob || n > l->o.n_prompt - at) return TI_ERR_FULL;
   put_scores(l->prompt_logprob, l->prompt_rank, l->prompt_top, at, n, logprob, rank, top);
   atomic_store_explicit(&l->n_prompt, at + n, memory_order_release);

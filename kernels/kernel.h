@@ -279,7 +279,7 @@ typedef struct ti_quant_fp8_args {  // 1x128: s = max(amax, 1e-4) / 448, q = e4m
 
 // Per-row parameters, host or device as the backend's memory is. Slots index the count tables.
 typedef struct ti_sample_params {
-  float temperature;    // 0: greedy
+  float temperature;    // 0: greedy; else large enough that logit / temperature is finite (the worker takes less than 1e-6 for 0)
   float top_p, min_p;   // 1, 0: off
   int32_t top_k;        // 0: off
   float repetition, frequency, presence;  // 1, 0, 0: off

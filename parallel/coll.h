@@ -70,7 +70,7 @@ struct ti_coll {  // the head of each implementation's struct
   int late_rank;     // whom the last operation that had to wait, failed or timed out was waiting for in the end; -1: nobody
   // Operations given up while a transfer was under way (a peer died or was aborted in the middle of a large message). When it is not 0, the transport
   // may still touch these operations' buffers: their owner must never free or reuse them (leaking them on purpose is right; it happens once an epoch
-  // at most).
+  // at most). Written by the thread that waits. A worker's process ends with _exit then, without unwinding (launch/work.c).
   int abandoned;
 };
 

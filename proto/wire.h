@@ -60,6 +60,7 @@ typedef struct ti_slot_assign {
   ti_sampling sampling;
 } ti_slot_assign;
 typedef struct ti_slot_pages { uint32_t slot, first; ti_u32s pages; } ti_slot_pages;
+// max_draft: rows that the worker may add to a decode row; counted in max_rows (titan.proto).
 typedef struct ti_plan_row { uint32_t slot, n_token; bool decode, sample; uint32_t max_draft; } ti_plan_row;
 typedef struct ti_page_copy { uint32_t src, dst, n_token; } ti_page_copy;
 

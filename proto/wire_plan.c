@@ -89,8 +89,8 @@ static const wire_field plan_fields[] = {
 
 static bool check_plan(wire_reader *r, const void *m, const wire_path *path) {
   const ti_step_plan *p = m;
-  uint64_t tokens = 0;  // <= max_rows^2: no overflow
-  for (uint32_t i = 0; i < p->n_row; i++) tokens += p->row[i].n_token;
+  uint64_t tokens = 0;  // those that drafts may add too; far from an overflow
+  for (uint32_t i = 0; i < p->n_row; i++) tokens += p->row[i].n_token + p->row[i].max_draft;
   if (tokens <= p->max_rows) return true;
   return ti_wire_fail(r, TI_ERR_RANGE, path, "row", "%llu tokens in all, more than max_rows %u", (unsigned long long)tokens, p->max_rows);
 }

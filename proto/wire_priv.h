@@ -100,7 +100,7 @@ enum {
   WIRE_CHOICES_MAX = 128,
   WIRE_STOP_BYTES = 4096,
   WIRE_BIAS_MAX = 1024,
-  WIRE_DRAFT_MAX = 64,
+  WIRE_DRAFT_MAX = 63,  // with their root 64 rows: the bits of ti_batch.mask
   WIRE_NAME_BYTES = 256,
   WIRE_TEXT_BYTES = 4096
 };

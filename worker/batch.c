@@ -95,9 +95,10 @@ ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, 
 
 ti_status ti_step_batch_shift(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s) {
   for (int q = 0; q < b->batch.n_seq; q++) {
-    const int32_t *next = s->slot[b->seq[q].slot].ids + b->seq[q].place0 + 1;
+    const ti_slot *t = &s->slot[b->seq[q].slot];
     for (uint32_t j = 0; j < b->seq[q].n_row; j++) {
-      b->h_ids[b->h_row0[q] + (int)j] = next[j];
+      const uint32_t next = b->seq[q].place0 + j + 1;
+      b->h_ids[b->h_row0[q] + (int)j] = t->ids[next < t->n_ids ? next : t->n_ids - 1];
       b->h_place[b->h_row0[q] + (int)j]++;
     }
     b->h_kv_len[q]++;

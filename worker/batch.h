@@ -38,7 +38,8 @@ void ti_step_batch_fini(ti_step_batch *b, const ti_kernels *k, ti_dev *d);
 // that are finished give no rows. Advances nothing. TI_ERR_FORMAT: a row that its slot cannot feed (named).
 ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s, const ti_step_plan *plan, uint32_t first, uint32_t last, ti_error *err) TI_MUST_CHECK;
 // Moves a built batch on by one token for an MTP layer: row i's id becomes the token after it, its place i + 1 (its position stays i), the first place
-// attended 1. The tokens after must be in the slots by now. max 1 page entry beyond the rows' own is read.
+// attended 1. The tokens after must be in the slots by now; where none was drawn (a prompt
+// that is only scored) the last id stands in, and nobody reads what comes of it. max 1 page entry beyond the rows' own is read.
 ti_status ti_step_batch_shift(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s) TI_MUST_CHECK;
 // Where to cut the plan's rows for two micro-batches: the row index that halves the tokens best. 0 or n_row: one side is empty.
 uint32_t ti_plan_middle(const ti_step_plan *plan);

@@ -51,6 +51,7 @@ typedef struct ti_engine_config {
 
 // Loads weights (shards cut from the checkpoint) and sizes everything. Collective over tp and world.
 ti_status ti_engine_create(const ti_engine_config *cfg, ti_engine **out, ti_error *err) TI_MUST_CHECK;
+// Not after a step that failed in a collective while it has `abandoned` operations (coll.h): then leave with _exit. NULL is fine.
 void ti_engine_destroy(ti_engine *e);
 
 typedef struct ti_engine_facts { uint32_t n_slot, n_page, page_tokens, max_rows, max_context; uint64_t weight_bytes, kv_bytes, scratch_bytes; } ti_engine_facts;

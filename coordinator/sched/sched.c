@@ -148,6 +148,7 @@ static uint32_t share(fill *f, ti_seq *s, const ti_seq *donor) {
 static void start(ti_coord *c, ti_request *r) {
   if (r->started) return;
   r->started = true;
+  ti_meter_observe_us(c->meter.queue_time, ti_coord_since(c, r->submit_us));
   atomic_fetch_sub_explicit(&c->n_waiting, 1, memory_order_relaxed);
 }
 
@@ -162,7 +163,7 @@ static bool admit_next(fill *f) {
   const uint32_t n = min_u32(known - cached, f->budget);
   const bool resumed = s->n_gen > 0;
   const uint32_t need = pages_for(c, cached + n), want = resumed ? min_u32(pages_for(c, known), s->req->max_pages) : need;
-  if (want - shared > ti_pages_free_count(g->pages) || !ti_plan_has_room(f->p, known, resumed)) return false;
+  if (want - shared > ti_pages_free_count(g->pages) || !ti_plan_has_room(f->p, s)) return false;
   ti_heap_remove(&g->waiting, &s->wait);
   start(c, s->req);
   s->state = TI_SEQ_RUNNING;

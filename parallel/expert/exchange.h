@@ -79,8 +79,7 @@ typedef struct ti_exchange_stats {  // since the last call of ti_exchange_stats_
 ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, const ti_placement *p, ti_exchange **out, ti_error *err) TI_MUST_CHECK;
 void ti_exchange_destroy(ti_exchange *x);
 // The most rows that the blocks of one dispatch can have here, padding included: workers * max_row * min(n_top, slots of a rank) + n_local * align.
-int ti_exchange_capacity(const ti_exchange *x);
-// The most rows that blocks can hold (ti_dispatch_out.capacity never exceeds it): what the experts' activations are sized by.
+// ti_dispatch_out.capacity never exceeds it: what the experts' activations are sized by.
 int ti_exchange_capacity(const ti_exchange *x);
 // Another placement of the same slot count from the next dispatch on (all ranks at the same plan).
 ti_status ti_exchange_set_placement(ti_exchange *x, const ti_placement *p) TI_MUST_CHECK;

@@ -26,7 +26,7 @@ static fake_config random_config(void) {
   k.max_num_seqs = 1 + draw(12);
   k.budget = k.max_num_seqs + draw(24);
   k.n_page = (96 + k.page_tokens - 1) / k.page_tokens + 1 + draw(60);
-  k.lookahead = draw(2);
+  k.lookahead = k.page_tokens > 1 ? draw(2) : 0;  // the wire takes as many table entries as tokens; real pages have 8 tokens or more
   k.max_draft = draw(3) ? 0 : 1 + draw(5);
   k.steps_in_flight = 1 + draw(2);
   k.lockstep = draw(2);
@@ -36,11 +36,11 @@ static fake_config random_config(void) {
 
 static void submit(live *l, uint64_t seed) {
   l->r = (fake_request){.seed = seed,
-                        .n_prompt = 1 + draw(draw(4) ? 30 : 80),
+                        .n_prompt = draw(16) ? 1 + draw(draw(4) ? 30 : 80) : 90 + draw(7),  // up to the whole context
                         .n_choice = draw(3) ? 1 : 1 + draw(5),
                         .ignore_eos = draw(2),
                         .priority = (int)draw(3) - 1};
-  l->r.max_tokens = draw(8) ? 1 + draw(96 - l->r.n_prompt) : 0;
+  l->r.max_tokens = draw(8) && l->r.n_prompt < 96 ? 1 + draw(96 - l->r.n_prompt) : 0;
   l->r.min_tokens = l->r.max_tokens ? draw(l->r.max_tokens) : 0;
   l->r.n_logprob = draw(3) ? -1 : 0;
   l->r.n_prompt_logprob = draw(4) ? -1 : 0;

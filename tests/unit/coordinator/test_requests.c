@@ -210,6 +210,102 @@ Test(requests, a_deadline_cancels) {
   fake_down(&f);
 }
 
+Test(requests, a_deadline_that_passed_before_the_loop_looked_cancels_too) {
+  const fake_config k = base();
+  fake_up(&f, &k);
+  fake_request r = {.seed = 3, .n_prompt = 3, .max_tokens = 100, .deadline_us = f.clock.us - 1, .n_logprob = -1, .n_prompt_logprob = -1};
+  cr_assert_eq(fake_submit(&f, &r), TI_OK);
+  fake_settle(&f, 20);
+  cr_assert_eq(ti_tokenlog_peek(r.log[0]).finish, TI_FINISH_CANCEL, "the same answer whenever it passes");
+  cr_assert_eq(f.worker[0].tokens, 0);
+  all_well();
+  fake_request_fini(&r);
+  fake_down(&f);
+}
+
+Test(requests, the_time_in_the_queue_is_measured_once_a_request) {
+  fake_config k = base();
+  k.max_num_seqs = 1;
+  fake_up(&f, &k);
+  fake_request r[3];
+  for (uint64_t i = 0; i < 3; i++) {
+    r[i] = (fake_request){.seed = i, .n_prompt = 4, .max_tokens = 3, .n_choice = 2, .ignore_eos = true, .n_logprob = -1, .n_prompt_logprob = -1};
+    cr_assert_eq(fake_submit(&f, &r[i]), TI_OK);
+  }
+  fake_settle(&f, 100);
+  ti_buf text;
+  ti_buf_init(&text, 1 << 20);
+  cr_assert_eq(ti_metrics_render(f.metrics, &text), TI_OK);
+  cr_assert_eq(ti_buf_append(&text, "", 1), TI_OK);
+  cr_assert_not_null(strstr((const char *)text.data, "vllm:request_queue_time_seconds_count 3\n"));
+  ti_buf_fini(&text);
+  for (int i = 0; i < 3; i++) fake_request_fini(&r[i]);
+  fake_down(&f);
+}
+
+Test(requests, the_ends_of_the_models_context) {
+  for (uint32_t lookahead = 0; lookahead < 2; lookahead++) {
+    fake_config k = base();
+    k.lookahead = lookahead;
+    fake_up(&f, &k);
+    const struct {
+      uint32_t n_prompt, max_tokens, length;
+      ti_status st;
+    } t[] = {{127, 1, 1, TI_OK},  {127, 40, 1, TI_OK},       {128, 0, 0, TI_OK},       {1, 1000, 127, TI_OK},
+             {64, 64, 64, TI_OK}, {128, 1, 0, TI_ERR_RANGE}, {129, 0, 0, TI_ERR_RANGE}};
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+      fake_request r = {.seed = i,
+                        .n_prompt = t[i].n_prompt,
+                        .n_choice = 2,
+                        .max_tokens = t[i].max_tokens,
+                        .ignore_eos = true,
+                        .n_logprob = -1,
+                        .n_prompt_logprob = -1};
+      cr_assert_eq(fake_submit(&f, &r), t[i].st, "prompt %u max_tokens %u", t[i].n_prompt, t[i].max_tokens);
+      fake_settle(&f, 400);
+      cr_assert_str_empty(f.wrong, "%s", f.wrong);
+      for (uint32_t c = 0; c < 2 && !t[i].st; c++) {
+        cr_assert_eq(ti_tokenlog_peek(r.log[c]).finish, TI_FINISH_LENGTH);
+        cr_assert_eq(ti_tokenlog_peek(r.log[c]).length, t[i].length);
+      }
+      fake_request_fini(&r);
+    }
+    all_well();
+    fake_down(&f);
+  }
+}
+
+Test(requests, destroying_the_coordinator_rings_nobody) {
+  const fake_config k = base();
+  fake_init(&f, &k);
+  const ti_coord_config cfg = fake_coord_config(&f);
+  fake_start(&f, &cfg);
+  ti_inbox q;
+  cr_assert_eq(ti_inbox_init(&q), TI_OK);
+  ti_tokenlog *log[2];
+  for (int i = 0; i < 2; i++) {
+    const ti_tokenlog_options o = {.max_tokens = 4, .n_logprob = -1, .n_prompt_logprob = -1, .subscriber = &q};
+    cr_assert_eq(ti_tokenlog_create(&o, &log[i]), TI_OK);
+    ti_request_spec *s = ti_request_spec_create();
+    s->ids = calloc(1, sizeof *s->ids);
+    s->log = malloc(sizeof *s->log);
+    s->log[0] = ti_tokenlog_hold(log[i]);
+    s->n_prompt = s->n_choice = 1;
+    s->max_tokens = 4;
+    s->sampling = (ti_sampling){.top_p = 1, .repetition = 1, .n_logprob = -1, .n_prompt_logprob = -1};
+    uint64_t id;
+    cr_assert_eq(ti_coord_submit(f.coord, s, &id), TI_OK);
+    if (i == 0) fake_turn(&f, NULL);  // the other one is still mail
+  }
+  fake_down(&f);
+  for (int i = 0; i < 2; i++) {
+    cr_assert_eq(ti_tokenlog_peek(log[i]).finish, TI_FINISH_ERROR);
+    ti_tokenlog_rele(log[i]);
+  }
+  cr_assert_null(ti_inbox_pop(&q), "the gateway's inbox is gone when the coordinator goes");
+  ti_inbox_fini(&q);
+}
+
 Test(requests, priority_runs_the_lower_value_first) {
   fake_config k = base();
   k.max_num_seqs = 1;

@@ -53,6 +53,18 @@ Test(tokenlog, a_late_finish_lowers_the_visible_count_and_the_first_finish_count
   ti_tokenlog_rele(l);
 }
 
+Test(tokenlog, nothing_is_appended_after_the_end) {
+  ti_tokenlog *l;
+  const ti_tokenlog_options o = {.max_tokens = 1, .n_logprob = -1, .n_prompt = 4, .n_prompt_logprob = 0};
+  cr_assert_eq(ti_tokenlog_create(&o, &l), TI_OK);
+  const float lp[2] = {-1, -2};
+  cr_assert_eq(ti_tokenlog_append_prompt(l, 2, lp, NULL, NULL), TI_OK);
+  ti_tokenlog_finish(l, TI_FINISH_CANCEL, 0, NULL);
+  cr_assert_eq(ti_tokenlog_append_prompt(l, 1, lp, NULL, NULL), TI_ERR_CLOSED, "a chunk that was in flight when its request was cancelled");
+  cr_assert_eq(ti_tokenlog_peek(l).n_prompt, 2);
+  ti_tokenlog_rele(l);
+}
+
 Test(tokenlog, the_subscriber_gets_the_log_once_until_it_has_seen_it) {
   ti_inbox q;
   cr_assert_eq(ti_inbox_init(&q), TI_OK);

@@ -83,7 +83,8 @@ Test(wire_bounds, a_plan_s_rows_pages_and_copies) {
   REFUSED(TI_CTL_PLAN, some_rows[1].n_token = 0, "StepPlan.row[1].n_token: 0 is out of 1..64");
   REFUSED(TI_CTL_PLAN, some_rows[1].n_token = 65, "StepPlan.row[1].n_token");
   some_rows[1] = row;
-  REFUSED(TI_CTL_PLAN, some_rows[1].max_draft = 65, "StepPlan.row[1].max_draft");
+  REFUSED(TI_CTL_PLAN, some_rows[1].max_draft = 64, "StepPlan.row[1].max_draft: 64 is out of 0..63");
+  REFUSED(TI_CTL_PLAN, some_rows[1].max_draft = 1, "StepPlan.row: 65 tokens in all, more than max_rows 64");
   some_rows[1] = row;
   const ti_slot_pages page = some_pages[0];
   REFUSED(TI_CTL_PLAN, some_pages[0].slot = 99, "StepPlan.pages[0].slot: 99");
@@ -142,7 +143,7 @@ Test(wire_bounds, a_result_s_every_bound) {
   REFUSED(TI_CTL_RESULT, c.result.times.slowest_peer = 8, "StepResult.times.slowest_peer: 8 is out of 0..7");
   REFUSED(TI_CTL_RESULT, R.slot = 16, "StepResult.row[0].slot");
   REFUSED(TI_CTL_RESULT, (R.token = (ti_u32s){bad_token, 3}), "row[0].token[2]");
-  REFUSED(TI_CTL_RESULT, R.token = MANY(66), "row[0].token: 66 elements are more than 65");
+  REFUSED(TI_CTL_RESULT, R.token = MANY(65), "row[0].token: 65 elements are more than 64");
   REFUSED(TI_CTL_RESULT, (R.logprob = (ti_f32s){bad_float, 3}), "row[0].logprob[1]: nan");
   REFUSED(TI_CTL_RESULT, (R.logprob = (ti_f32s){bad_inf, 3}), "row[0].logprob[0]: -inf");
   REFUSED(TI_CTL_RESULT, R.logprob.n = 2, "row[0].logprob: 2 elements, but token has 3");
@@ -154,7 +155,7 @@ Test(wire_bounds, a_result_s_every_bound) {
   REFUSED(TI_CTL_RESULT, R.prompt_rank.n = 1, "row[0].prompt_rank: 1 elements");
   REFUSED(TI_CTL_RESULT, R.n_prompt_top = 3, "row[0].prompt_top: 3 elements");
   REFUSED(TI_CTL_RESULT, R.n_accepted = 5, "row[0].n_accepted: 5 is out of 0..4");
-  REFUSED(TI_CTL_RESULT, R.n_draft = 65, "row[0].n_draft");
+  REFUSED(TI_CTL_RESULT, R.n_draft = 64, "row[0].n_draft");
   some_tops[0].id[1] = 1000;
   REFUSED(TI_CTL_RESULT, (void)0, "row[0].top[0].id[1]: 1000 is out of 0..999");
   some_tops[0].id[1] = 999;

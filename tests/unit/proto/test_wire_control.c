@@ -111,7 +111,7 @@ Test(wire_control, values_arrive_where_they_belong) {
   cr_assert_eq(p.plan.assign[1].sampling.top_k, 40);
   cr_assert_float_eq(p.plan.assign[1].sampling.bias_value.v[1], -3.25f, 0);
   cr_assert_eq(p.plan.pages[0].pages.v[1], 63);
-  cr_assert_eq(p.plan.row[1].n_token, 60);
+  cr_assert_eq(p.plan.row[1].n_token, 54);
   cr_assert(p.plan.row[2].decode && !p.plan.row[2].sample);
   c = sample_result();
   const ti_control r = round_trip(&c);

@@ -30,7 +30,7 @@ static inline ti_sampling sample_sampling(void) {
 static ti_slot_assign some_assign[2];
 static ti_slot_pages some_pages[] = {{3, 2, {(const uint32_t[]){1, 63, 7}, 3}}, {15, 0, {NULL, 0}}};
 static ti_page_copy some_copy[] = {{1, 2, 16}, {63, 0, 1}};
-static ti_plan_row some_rows[] = {{0, 1, true, true, 4}, {15, 60, false, false, 0}, {7, 3, true, false, 2}};
+static ti_plan_row some_rows[] = {{0, 1, true, true, 4}, {15, 54, false, false, 0}, {7, 3, true, false, 2}};
 static const uint32_t some_slots[] = {15, 0, 4};
 static ti_top_logprob some_tops[] = {{2, {1, 999}, {-0.1f, -4.0f}}, {0, {0}, {0}}, {1, {0}, {-9.5f}}};
 

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "worker/batch.h"
 #include "worker/engine.h"
 #include "worker/slots.h"
 
@@ -139,5 +140,37 @@ Test(limits, counts_of_generated_ids_saturate_after_a_preemption_as_before) {
   cr_assert_eq(ti_slots_apply(&s, &plan, &err), TI_OK, "%s", err.text);
   cr_assert_eq(s.out_count[7], UINT16_MAX);
   free(ids);
+  ti_slots_fini(&s);
+}
+
+// A prompt that fills the context and is only scored: no token is drawn, so MTP's shift has no token after the last.
+Test(limits, the_shift_for_mtp_stays_within_the_ids) {
+  enum { N = 32 };
+  ti_slots s;
+  ti_dev *dev;
+  ti_error err = {0};
+  cr_assert_eq(ti_slots_init(&s, 2, N, 16, 64, 1000), TI_OK);
+  s.lookahead = 1;
+  cr_assert_eq(ops.open(&(ti_dev_options){.threads = 1}, &dev, &err), TI_OK);
+  uint32_t ids[N];
+  for (uint32_t i = 0; i < N; i++) ids[i] = 100 + i;
+  const uint32_t page[3] = {61, 62, 63};
+  ti_slot_assign a = {.ids = {ids, N}, .n_prompt = N, .sampling = plain()};
+  ti_slot_pages p = {.pages = {page, 3}};
+  ti_plan_row r = {.n_token = N};
+  const ti_step_plan plan = {.assign = &a, .n_assign = 1, .pages = &p, .n_pages = 1, .row = &r, .n_row = 1};
+  ti_step_batch b;
+  cr_assert_eq(ti_step_batch_init(&b, &ops, dev, N, 2, (int)s.max_pages), TI_OK);
+  cr_assert_eq(ti_slots_apply(&s, &plan, &err), TI_OK, "%s", err.text);
+  cr_assert_eq(ti_step_batch_build(&b, &ops, dev, &s, &plan, 0, 1, &err), TI_OK, "%s", err.text);
+  s.slot[0].n_kv = N;
+  cr_assert_eq(ti_step_batch_shift(&b, &ops, dev, &s), TI_OK);
+  for (int i = 0; i < N; i++) {
+    cr_assert_eq(b.h_ids[i], i + 1 < N ? 101 + i : 100 + N - 1, "row %d: id %d", i, b.h_ids[i]);
+    cr_assert_eq(b.h_place[i], i + 1);
+    cr_assert_eq(b.h_position[i], i);
+  }
+  ti_step_batch_fini(&b, &ops, dev);
+  ops.close(dev);
   ti_slots_fini(&s);
 }
