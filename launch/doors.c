@@ -6,9 +6,12 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "coordinator/frontdoor/frontdoor.h"
 #include "coordinator/gateway/gateway.h"
 #include "model/chat.h"
 #include "model/tokenizer.h"
+
+enum { TEXT_THREADS = 2 };
 
 struct ti_text {
   ti_tokenizer *tokenizer;
@@ -18,7 +21,9 @@ struct ti_text {
 };
 
 struct ti_doors {
+  ti_pool *pool;  // both doors' text threads
   ti_gateway *http;
+  ti_frontdoor *nng;     // NULL: no --client-url
   const char *names[2];  // the gateway borrows them
   char url[192];
 };
@@ -69,23 +74,37 @@ ti_status ti_doors_open(const ti_settings *job, const ti_text *t, ti_coord *coor
   if (!d) return ti_error_set(err, TI_ERR_NOMEM, "no memory for the gateway");
   d->names[0] = ti_settings_model_name(f);
   d->names[1] = f->model;
-  const ti_gateway_config cfg = {
-      .host = f->host,
-      .port = (uint16_t)f->port,
-      .api_key = f->api_key,
-      .model_names = d->names,
-      .n_model_names = strcmp(d->names[0], d->names[1]) ? 2 : 1,
-      .model = {.tokenizer = t->tokenizer,
-                .chat = t->chat,
-                .special_tokens = t->special,
-                .lim = {.vocab = (uint32_t)t->model->vocab, .max_model_len = job->max_model_len, .has_tokenizer = t->tokenizer != NULL}},
-      .backend = ti_backend_of_coord(coord),
-      .ui = f->ui,
-      .access_log = f->log_level >= TI_LOG_DEBUG,
-      .metrics = metrics};
-  const ti_status st = ti_gateway_start(&cfg, &d->http, err);
+  const ti_prompt_source text = {
+      .tokenizer = t->tokenizer,
+      .chat = t->chat,
+      .special_tokens = t->special,
+      .lim = {.vocab = (uint32_t)t->model->vocab, .max_model_len = job->max_model_len, .has_tokenizer = t->tokenizer != NULL}};
+  ti_status st = ti_pool_create(TEXT_THREADS, &d->pool, err);
+  const ti_gateway_config cfg = {.host = f->host,
+                                 .port = (uint16_t)f->port,
+                                 .api_key = f->api_key,
+                                 .model_names = d->names,
+                                 .n_model_names = strcmp(d->names[0], d->names[1]) ? 2 : 1,
+                                 .model = text,
+                                 .pool = d->pool,
+                                 .backend = ti_backend_of_coord(coord),
+                                 .ui = f->ui,
+                                 .access_log = f->log_level >= TI_LOG_DEBUG,
+                                 .metrics = metrics};
+  if (!st) st = ti_gateway_start(&cfg, &d->http, err);
+  const ti_frontdoor_config door = {.url = f->client_url,
+                                    .tls_cert = f->client_tls_cert[0] ? f->client_tls_cert : NULL,
+                                    .tls_key = f->client_tls_key[0] ? f->client_tls_key : NULL,
+                                    .tls_client_ca = f->client_tls_ca[0] ? f->client_tls_ca : NULL,
+                                    .api_key = f->api_key,
+                                    .model_name = d->names[0],
+                                    .model = text,
+                                    .backend = cfg.backend,
+                                    .pool = d->pool,
+                                    .metrics = metrics};
+  if (!st && f->client_url[0]) st = ti_frontdoor_start(&door, &d->nng, err);
   if (st) {
-    free(d);
+    ti_doors_close(d);
     return st;
   }
   const bool any = !strcmp(f->host, "0.0.0.0") || !strcmp(f->host, "::"), v6 = strchr(f->host, ':') && !any;
@@ -98,6 +117,8 @@ const char *ti_doors_url(const ti_doors *d) { return d->url; }
 
 void ti_doors_close(ti_doors *d) {
   if (!d) return;
+  ti_frontdoor_stop(d->nng);
   ti_gateway_stop(d->http);
+  ti_pool_destroy(d->pool);
   free(d);
 }

@@ -24,7 +24,7 @@ typedef struct ti_flags {
   char model[512], served_model_name[256], chat_template[512];
   int64_t max_model_len;  // 0: what the model and the KV memory allow
   // doors
-  char host[128], api_key[256], client_url[256];
+  char host[128], api_key[256], client_url[256], client_tls_cert[512], client_tls_key[512], client_tls_ca[512];
   int64_t port;
   bool ui;
   // the mesh; 0: see base/mesh.h

@@ -170,8 +170,10 @@ static void *text_main(void *arg) {
   while (!th->stop) {
     struct pollfd p[2] = {{.fd = ti_inbox_fd(&th->jobs), .events = POLLIN}, {.fd = ti_inbox_fd(&th->logs), .events = POLLIN}};
     uint64_t now = ti_mono_us();
-    if (!th->n_sink) next_tick = 0;
-    else if (!next_tick) next_tick = now + TICK_US;
+    if (!th->n_sink)
+      next_tick = 0;
+    else if (!next_tick)
+      next_tick = now + TICK_US;
     if (poll(p, 2, idle_ms(th, now, next_tick)) < 0 && errno != EINTR) ti_log_error("gateway: poll failed errno=%d", errno);
     ti_inbox_clear(&th->jobs);
     ti_inbox_clear(&th->logs);

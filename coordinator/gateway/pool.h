@@ -55,7 +55,7 @@ void ti_text_after(ti_text_thread *th, ti_after *a);
 // Runs a once, at at_us or a little later (UINT64_MAX: not at all); replaces the time that was set before.
 void ti_text_alarm(ti_text_thread *th, ti_alarm *a, uint64_t at_us);
 void ti_text_alarm_remove(ti_text_thread *th, ti_alarm *a);  // before its memory goes
-ti_inbox *ti_text_logs(ti_text_thread *th);  // the subscriber of logs read here
+ti_inbox *ti_text_logs(ti_text_thread *th);                  // the subscriber of logs read here
 ti_tok_scratch *ti_text_scratch(ti_text_thread *th);
 
 #endif
