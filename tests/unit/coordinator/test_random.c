@@ -29,6 +29,7 @@ static fake_config random_config(void) {
   k.lookahead = draw(2);
   k.steps_in_flight = 1 + draw(2);
   k.lockstep = draw(2);
+  k.two_batch_rows = draw(2) ? 1 + draw(k.budget) : 0;
   k.policy = draw(2) ? "fcfs" : "priority";
   return k;
 }
