@@ -36,6 +36,7 @@ typedef struct ti_coord_config {
   uint32_t lookahead;         // KV places beyond its rows that a step may write: 1 with an MTP layer (ti_slots.lookahead)
   uint32_t n_page;            // 0: what every worker of a group has (the least Hello says); else at most this many
   bool lockstep;              // the model has experts: all groups step together, idle ones with empty batches
+  uint32_t two_batch_rows;    // steps whose largest group has that many rows run as two alternating micro-batches (MoE); 0: none
   bool prefix_caching;
   uint32_t n_moe_layer, n_expert;  // of the model, for titan_expert_*; 0: no such metrics
   const char *policy;         // "fcfs" or "priority"

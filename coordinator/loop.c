@@ -20,8 +20,8 @@ typedef struct step_head {
   bool prefill, gather;
 } step_head;
 
-// How many micro-batches a step of that many rows is split into: one, until a measured threshold says otherwise.
-static uint32_t plan_micro(const ti_coord_config *cfg, uint32_t max_rows) { return 1; }
+// How many micro-batches a step is split into, from what all ranks know alike.
+static uint32_t plan_micro(const ti_coord_config *cfg, uint32_t max_rows) { return cfg->two_batch_rows && max_rows >= cfg->two_batch_rows ? 2 : 1; }
 
 static void head_add(step_head *h, const ti_plan *p) {
   if (p->n_token > h->max_rows) h->max_rows = p->n_token;

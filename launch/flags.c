@@ -67,6 +67,7 @@ static const flag table[] = {
     {"threads", K_INT, AT(threads), 0, 1024, "N", "0", "compute threads a worker; 0: the CPUs it may use, shared with the host's other workers"},
     {"activation-quant", K_CHOICE, AT(activation_quant), 0, 0, "none|int8|fp8", "none", "quantise activations where weights are quantised"},
     {"enable-two-batch-overlap", K_CHOICE, AT(overlap), 0, 0, "off|on|auto", "auto", "experts' communication under another micro-batch's compute"},
+    {"allow-nan", K_SWITCH, AT(allow_nan), 0, 0, NULL, "off", "load weights that are NaN or infinite instead of refusing the model"},
     {"deterministic", K_SWITCH, AT(deterministic), 0, 0, NULL, "on", "the same bits whatever else is in the batch"},
     GROUP("Running"),
     {"start-timeout", K_REAL, AT(start_timeout), 1, 86400, "SECONDS", "600", "all ranks must have loaded by then"},

@@ -37,7 +37,7 @@ typedef struct ti_flags {
   int64_t seed;  // -1: a random one a request
   // the device
   int64_t device, threads, activation_quant, overlap;
-  bool deterministic;
+  bool deterministic, allow_nan;
   // running it
   double start_timeout, shutdown_timeout;  // seconds
   char ready_file[512], status_file[512], trace[512], control_ip[64];

@@ -94,6 +94,7 @@ static ti_status open_worker(work *w, ti_error *err) {
                  .kv_dtype = j->kv_dtype,
                  .kv_bytes = j->kv_bytes,
                  .deterministic = j->flags.deterministic,
+                 .allow_nan = j->flags.allow_nan,
                  .overlap = j->flags.overlap != TI_OVERLAP_OFF,
                  .trace = w->trace},
   };

@@ -41,6 +41,7 @@ typedef struct ti_engine_config {
   uint64_t kv_bytes;           // size of the pool; the page count follows
   bool mtp;                    // run MTP layers (their KV is then kept)
   bool deterministic;
+  bool allow_nan;              // load weights that are NaN or infinite too
   int overlap;                 // two micro-batches: 0 off, 1 as the plan says
   const ti_drafter *drafter;   // of decode rows with max_draft > 0; borrowed, NULL: none (MTP off, one lane: see draft.h)
   ti_engine_tap tap;

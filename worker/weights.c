@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "worker/finite.h"
+
 typedef struct loader {
   const ti_weights_options *o;
   const ti_config *c;
@@ -72,7 +74,8 @@ static ti_status prepare(loader *l, const ti_weight_src *parts, int n, unsigned 
 static ti_status source(loader *l, const char *name, const ti_slice *s, ti_weight_src *out) {
   char full[192];
   snprintf(full, sizeof full, "%s.%s", l->prefix, name);
-  return ti_shard_source(l->o->ckpt, l->c, full, s, &l->tmp, out, l->err);
+  const ti_status st = ti_shard_source(l->o->ckpt, l->c, full, s, &l->tmp, out, l->err);
+  return st || l->o->allow_nan ? st : ti_weight_check_finite(out, full, l->err);
 }
 
 static ti_status matrix(loader *l, const char *name, ti_slice s, unsigned flags, ti_weight *out) {
@@ -89,6 +92,7 @@ static ti_status vector(loader *l, const char *name, int total, int i0, int n, f
   if (!host) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory", full);
   void *mem = NULL;
   ti_status st = ti_shard_vector(l->o->ckpt, full, total, i0, n, host, l->err);
+  if (!st && !l->o->allow_nan) st = ti_vector_check_finite(host, n, full, l->err);
   if (!st) st = keep_mem(l, (size_t)n * sizeof *host, &mem);
   if (!st) st = l->w->kernels->upload(l->w->dev, mem, host, (size_t)n * sizeof *host);
   free(host);
@@ -108,10 +112,13 @@ static ti_status load_gqa_bias(loader *l, ti_layer_weights *lw) {
   if (!host) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory", l->prefix);
   snprintf(full, sizeof full, "%s.self_attn.q_proj.bias", l->prefix);
   ti_status st = ti_shard_vector(l->o->ckpt, full, (int64_t)c->n_head * d, (int64_t)h->head0 * d, nq, host, l->err);
+  if (!st && !l->o->allow_nan) st = ti_vector_check_finite(host, nq, full, l->err);
   snprintf(full, sizeof full, "%s.self_attn.k_proj.bias", l->prefix);
   if (!st) st = ti_shard_vector(l->o->ckpt, full, (int64_t)c->n_kv_head * d, (int64_t)h->kv0 * d, nk, host + nq, l->err);
+  if (!st && !l->o->allow_nan) st = ti_vector_check_finite(host + nq, nk, full, l->err);
   snprintf(full, sizeof full, "%s.self_attn.v_proj.bias", l->prefix);
   if (!st) st = ti_shard_vector(l->o->ckpt, full, (int64_t)c->n_kv_head * d, (int64_t)h->kv0 * d, nk, host + nq + nk, l->err);
+  if (!st && !l->o->allow_nan) st = ti_vector_check_finite(host + nq + nk, nk, full, l->err);
   if (!st) st = keep_mem(l, (size_t)(nq + 2 * nk) * sizeof *host, &mem);
   if (!st) st = l->w->kernels->upload(l->w->dev, mem, host, (size_t)(nq + 2 * nk) * sizeof *host);
   free(host);

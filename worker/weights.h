@@ -75,6 +75,7 @@ typedef struct ti_weights_options {
   int worker;
   const ti_placement *placement;        // which experts this rank holds; NULL for dense models
   bool mtp;
+  bool allow_nan;                       // else a weight or scale that is NaN or infinite is TI_ERR_FORMAT
 } ti_weights_options;
 
 // Errors name the tensor. On failure everything is freed.

@@ -1,4 +1,5 @@
-// engine_mesh MODEL DP TP EP ETP TOKENS: the engines of a mesh against the model's golden outputs. Attention group i takes golden prompts i, i + dp, ..
+// engine_mesh MODEL DP TP EP ETP TOKENS: the engines of a mesh against the model's golden outputs. Attention group i takes golden prompts i, i + dp,
+// ..
 //
 //   free      the first TOKENS greedy ids, wherever the margin exceeds 1e-3
 //   bits      the same ids and logprobs with one sequence at a time, and with two micro-batches
@@ -132,7 +133,8 @@ static void check_ranks(const rank_state *s) {
   for (int i = 0; i < s->tp->size; i++) counts[i] = 2;
   const ti_status st = ti_coll_all_gather(s->tp, &s->logits, all, counts, TI_I32);
   CHECK(st == TI_OK, "%s", ti_status_text(st));
-  for (int i = 0; st == TI_OK && i < s->tp->size; i++) CHECK(all[i] == s->logits, "rank %d of the group saw other logits among %u rows", i, s->n_logits);
+  for (int i = 0; st == TI_OK && i < s->tp->size; i++)
+    CHECK(all[i] == s->logits, "rank %d of the group saw other logits among %u rows", i, s->n_logits);
 }
 
 static bool start(rank_state *s, const char *model) {
@@ -145,8 +147,18 @@ static bool start(rank_state *s, const char *model) {
   if (!st) st = s->world->ops->subset(s->world, mine, s->mesh.tp, &s->tp, &err);
   CHECK(st == TI_OK, "communicators: %s", err.text);
   if (st || fixture_open(&s->f, model)) return false;
-  const engine_spec spec = {.backend = ti_kernels_find("cpu") ? "cpu" : "ref", .mesh = s->mesh, .worker = s->worker, .tp = s->tp, .world = s->world, .page_tokens = 16, .max_rows = 256,
-                            .max_seqs = 16, .max_len = 256, .overlap = 1, .tap = on_tap, .tap_arg = s};
+  const engine_spec spec = {.backend = ti_kernels_find("cpu") ? "cpu" : "ref",
+                            .mesh = s->mesh,
+                            .worker = s->worker,
+                            .tp = s->tp,
+                            .world = s->world,
+                            .page_tokens = 16,
+                            .max_rows = 256,
+                            .max_seqs = 16,
+                            .max_len = 256,
+                            .overlap = 1,
+                            .tap = on_tap,
+                            .tap_arg = s};
   s->e = fixture_engine(&s->f, &spec);
   CHECK(s->e, "no engine");
   return s->e != NULL;
@@ -161,7 +173,8 @@ int main(int argc, char **argv) {
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   ti_log_set_rank(check_rank);
   if (argc < 7) return fprintf(stderr, "usage: engine_mesh MODEL DP TP EP ETP TOKENS\n"), 2;
-  const long v[] = {strtol(argv[2], NULL, 10), strtol(argv[3], NULL, 10), strtol(argv[4], NULL, 10), strtol(argv[5], NULL, 10), strtol(argv[6], NULL, 10)};
+  const long v[] = {strtol(argv[2], NULL, 10), strtol(argv[3], NULL, 10), strtol(argv[4], NULL, 10), strtol(argv[5], NULL, 10),
+                    strtol(argv[6], NULL, 10)};
   CHECK(size <= 64 && ti_mesh_init(&s.mesh, size, (int)v[1], (int)v[0], (int)v[2], (int)v[3], &err) == TI_OK, "mesh: %s", err.text);
   s.worker = check_rank;
   if (!check_failed) s.group = ti_mesh_dp_of(&s.mesh, s.worker);

@@ -18,12 +18,15 @@ ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights
   }
   ti_rope_args rope = {.x = q, .position = b->position, .inv_freq = g->inv_freq, .n_row = n, .n_head = nq + nk, .head_dim = d, .rope_dim = c->rope.dim,
                        .ld = ld, .attn_factor = g->attn_factor, .interleaved = c->rope.interleaved};
+  ti_graph_progress(g);
   if (!st) st = k->rope(g->d, &rope);  // q and k stand side by side: one call
   if (!st)
     st = k->kv_append(g->d, &(ti_kv_append_args){.layout = &g->layout, .kv = g->kv, .layer = layer, .batch = b, .k = key, .v = value, .ldk = ld, .ldv = ld});
+  ti_graph_progress(g);
   if (!st)
     st = k->attention(g->d, &(ti_attention_args){.out = l->wide2, .q = q, .kv = g->kv, .layout = &g->layout, .batch = b, .layer = layer, .n_head = nq,
                                                  .scale = (float)c->softmax_scale, .ldq = ld});
+  ti_graph_progress(g);
   // The output's bias belongs to the sum over tp once: rank 0 adds it.
   if (!st)
     st = k->gemm(g->d, &(ti_gemm_args){.out = l->t, .x = l->wide2, .w = &w->o, .bias = g->tp->rank == 0 ? w->o_bias : NULL, .m = n, .out_dtype = k->act});

@@ -47,13 +47,16 @@ ti_status ti_graph_attention_mla(ti_graph *g, ti_lane *l, const ti_layer_weights
   if (!st)
     st = k->rope(g->d, &(ti_rope_args){.x = l->wide, .position = b->position, .inv_freq = g->inv_freq, .n_row = n, .n_head = nh, .head_dim = qd, .rope_dim = c->qk_rope,
                                        .offset = c->qk_nope, .ld = ldq, .attn_factor = g->attn_factor, .interleaved = c->rope.interleaved});
+  ti_graph_progress(g);
   if (!st) st = append_latent(g, l, w, layer, n);
   if (!st)
     st = k->gemm_heads(g->d, &(ti_gemm_heads_args){.out = l->q_lat, .x = l->wide, .w = w->uk, .m = n, .n_head = nh, .ldx = ldq, .hdx = qd,
                                                    .ldo = (int64_t)nh * c->kv_lora, .hdo = c->kv_lora});
+  ti_graph_progress(g);
   if (!st)
     st = k->mla_attention(g->d, &(ti_mla_attention_args){.out = l->o_lat, .q_lat = l->q_lat, .q_rope = ti_row(g, l->wide, 1, c->qk_nope), .kv = g->kv, .layout = &g->layout,
                                                          .batch = b, .layer = layer, .n_head = nh, .scale = (float)c->softmax_scale, .ldr = ldq, .hdr = qd});
+  ti_graph_progress(g);
   if (!st)
     st = k->gemm_heads(g->d, &(ti_gemm_heads_args){.out = l->wide2, .x = l->o_lat, .w = w->uv, .m = n, .n_head = nh, .ldx = (int64_t)nh * c->kv_lora, .hdx = c->kv_lora,
                                                    .ldo = (int64_t)nh * c->v_dim, .hdo = c->v_dim});

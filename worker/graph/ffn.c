@@ -5,6 +5,9 @@ ti_status ti_graph_ffn(ti_graph *g, const ti_layer_weights *w, const void *x, in
   const ti_kernels *k = g->k;
   const int width = (int)(w->gate_up.n / 2);
   ti_status st = k->gemm(g->d, &(ti_gemm_args){.out = wide, .x = x, .w = &w->gate_up, .m = n_row, .out_dtype = k->act});
+  ti_graph_progress(g);
   if (!st) st = k->silu_mul(g->d, &(ti_silu_mul_args){.out = wide2, .gate_up = wide, .n_row = n_row, .dim = width});
-  return st ? st : k->gemm(g->d, &(ti_gemm_args){.out = out, .x = wide2, .w = &w->down, .m = n_row, .out_dtype = k->act});
+  if (!st) st = k->gemm(g->d, &(ti_gemm_args){.out = out, .x = wide2, .w = &w->down, .m = n_row, .out_dtype = k->act});
+  ti_graph_progress(g);
+  return st;
 }

@@ -1,9 +1,12 @@
 // The layers in order, for one micro-batch or two.
 //
-// Two lanes (two-micro-batch overlap; the plan's header decides): in each MoE layer one lane's tokens travel while the other computes.
+// Two lanes (two-micro-batch overlap; the plan's header decides): one lane's tokens travel while the other computes. A combine is waited for only when
+// its lane goes on, so that the second lane's is under way during the first one's next attention.
 //
-//   lane 0:  attention | begin ........ experts ......... end |
-//   lane 1:            | attention | begin ...... experts ... end |
+//   lane 0:  attention begin |                 | experts |         | end attention begin |                     | experts ..
+//   lane 1:                  | attention begin |         | experts |                     | end attention begin |
+//   in flight:     dispatch 0 ------------------> dispatch 1 ------>
+//                                                 combine 0 ------> combine 1 ---------->
 //
 // The order of calls is a function of the plan's header alone, so all ranks post the same sequence of collectives.
 #include <string.h>
@@ -48,6 +51,7 @@ ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight) {
 static ti_status embed(ti_graph *g, ti_lane *l) {
   const int n = l->batch.batch.n_row;
   l->pending = false;
+  l->combining = -1;
   if (n == 0) return TI_OK;
   ti_graph_doing(g, "embedding");
   ti_status st = g->k->embed(g->d, &(ti_embed_args){.out = l->h, .ids = l->batch.ids, .table = &g->w.embed, .n_row = n, .hidden = g->c->hidden, .first_id = g->w.vocab0, .n_id = g->w.n_vocab});
@@ -55,12 +59,14 @@ static ti_status embed(ti_graph *g, ti_lane *l) {
   return st;
 }
 
-// Norm, attention: leaves t partial (summed later, by the FFN's side).
+// The layer before is brought to its end; norm, attention: leaves t partial (summed later, by the FFN's side).
 static ti_status attention(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
-  if (l->batch.batch.n_row == 0) return TI_OK;
+  ti_status st = ti_graph_moe_end(g, l);
+  if (st || l->batch.batch.n_row == 0) return st;
+  g->layer = layer;
   ti_graph_doing(g, "attention");
   const uint64_t t0 = ti_mono_ns();
-  ti_status st = ti_graph_norm(g, l, w->attn_norm);
+  st = ti_graph_norm(g, l, w->attn_norm);
   ti_graph_tap(g, "hidden", layer, l->h, l->batch.batch.n_row, g->c->hidden, false);
   if (!st) st = g->c->attn == TI_ATTN_MLA ? ti_graph_attention_mla(g, l, w, layer) : ti_graph_attention_gqa(g, l, w, layer);
   g->times.attention_ns += ti_mono_ns() - t0;
@@ -89,7 +95,6 @@ static ti_status moe_layer(ti_graph *g, int n_lane, const ti_layer_weights *w, i
     if (!st) st = ti_graph_moe_begin(g, &g->lane[i], w, layer);
   }
   for (int i = 0; !st && i < n_lane; i++) st = ti_graph_moe_experts(g, &g->lane[i], w, layer);
-  for (int i = 0; !st && i < n_lane; i++) st = ti_graph_moe_end(g, &g->lane[i], layer);
   return st;
 }
 
@@ -102,22 +107,25 @@ static ti_status dense_layer(ti_graph *g, int n_lane, const ti_layer_weights *w,
   return st;
 }
 
-static ti_status last_norm(ti_graph *g, ti_lane *l, const float *weight) { return l->batch.batch.n_row ? ti_graph_norm(g, l, weight) : TI_OK; }
+static ti_status last_norm(ti_graph *g, ti_lane *l, const float *weight) {
+  const ti_status st = ti_graph_moe_end(g, l);
+  return st || l->batch.batch.n_row == 0 ? st : ti_graph_norm(g, l, weight);
+}
 
 ti_status ti_graph_forward(ti_graph *g, int n_lane, ti_error *err) {
   ti_status st = TI_OK;
-  int layer = -1;
+  g->layer = 0;
   for (int i = 0; !st && i < n_lane; i++) st = embed(g, &g->lane[i]);
-  for (layer = 0; !st && layer < g->c->n_layer; layer++) {
+  for (int layer = 0; !st && layer < g->c->n_layer; layer++) {
     const ti_layer_weights *w = &g->w.layer[layer];
+    g->layer = layer;
     st = ti_config_layer_is_moe(g->c, layer) ? moe_layer(g, n_lane, w, layer) : dense_layer(g, n_lane, w, layer);
   }
-  if (st) return ti_error_set(err, st, "layer %d: %s: %s", layer - 1, g->cfg->doing ? atomic_load(g->cfg->doing) : "forward", ti_status_text(st));
   for (int i = 0; !st && i < n_lane; i++) {
     st = last_norm(g, &g->lane[i], g->w.norm);
     ti_graph_tap(g, "hidden", g->c->n_layer, g->lane[i].xn, g->lane[i].batch.batch.n_row, g->c->hidden, false);
   }
-  return st ? ti_error_set(err, st, "last norm: %s", ti_status_text(st)) : TI_OK;
+  return st ? ti_error_set(err, st, "layer %d: %s: %s", g->layer, g->cfg->doing ? atomic_load(g->cfg->doing) : "forward", ti_status_text(st)) : TI_OK;
 }
 
 ti_status ti_graph_head(ti_graph *g, const void *x, int n, float *logits, ti_error *err) {

@@ -6,7 +6,7 @@
 //   embed -> h   { norm(h += t) -> attention -> t, sum over tp;  norm(h += t) -> dense FFN -> t, sum over tp }   norm(h += t) -> xn -> head
 //                                                              \  MoE: see moe.c
 //
-// One ti_lane is one micro-batch with its own activations; with two lanes their MoE layers alternate (overlap.c). Nothing here allocates.
+// One ti_lane is one micro-batch with its own activations; with two lanes their MoE layers alternate (forward.c). Nothing here allocates.
 // Runs on the step loop's thread. Every failure names layer and piece in *err.
 #ifndef TI_WORKER_GRAPH_GRAPH_H
 #define TI_WORKER_GRAPH_GRAPH_H
@@ -37,6 +37,7 @@ typedef struct ti_lane {
   float *route_weights;  // [own rows, n_top]
   long own0, own1;     // this tp rank's rows in MoE layers
   bool pending;        // t is still to be added to h
+  int combining;       // the MoE layer whose combine is in flight, -1: none
 } ti_lane;
 
 typedef struct ti_graph {
@@ -60,6 +61,7 @@ typedef struct ti_graph {
   int n_lane, max_row;
   bool padded;         // the plan's form, for this step
   int64_t step;
+  int layer;           // where the forward is, for errors
   ti_piece_times times;
   void *mtp_in;        // [max_row, 2 * hidden] act, NULL without MTP
   size_t act_bytes;    // of one activation
@@ -81,14 +83,18 @@ ti_status ti_graph_mtp(ti_graph *g, int n_lane, ti_error *err) TI_MUST_CHECK;
 ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
 ti_status ti_graph_attention_mla(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
 ti_status ti_graph_ffn(ti_graph *g, const ti_layer_weights *w, const void *x, int n_row, void *wide, void *wide2, void *out);
-// MoE in three parts, so that two lanes can alternate: route the rank's own rows and post their dispatch; wait, run the experts, post the combine;
-// wait and put the layer's output into lane.h (whole again on every tp rank).
+// MoE in three parts, so that two lanes can alternate: route the rank's own rows and post their dispatch; wait, run the experts, post the combine
+// (lane.combining); wait and put the layer's output into lane.h (whole again on every tp rank). end does nothing when no combine is in flight.
 ti_status ti_graph_moe_begin(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
 ti_status ti_graph_moe_experts(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
-ti_status ti_graph_moe_end(ti_graph *g, ti_lane *l, int layer);
+ti_status ti_graph_moe_end(ti_graph *g, ti_lane *l);
 
 // ---- shared by the pieces ----
 static inline void *ti_row(const ti_graph *g, const void *x, long row, long dim) { return (char *)x + (size_t)row * (size_t)dim * g->act_bytes; }
+// Lets what travels move on (MPI moves large messages only inside calls): between pieces of work. A failure shows at the micro's next wait.
+static inline void ti_graph_progress(ti_graph *g) {
+  if (g->exchange) (void)!ti_exchange_progress(g->exchange);
+}
 void ti_graph_doing(const ti_graph *g, const char *what);  // what: a static text
 ti_status ti_graph_sum(ti_graph *g, ti_lane *l, int layer);  // t summed over the tp ranks
 ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight);  // h += t when pending; xn = norm(h)

@@ -108,7 +108,7 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   st = reserve_tp(g, err);
   if (!st && c->moe.n_expert) st = ti_placement_identity(c->moe.n_expert, 0, &g->placement, err);
   if (!st)
-    st = ti_weights_load(&(ti_weights_options){.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp}, &g->w, err);
+    st = ti_weights_load(&(ti_weights_options){.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp, .allow_nan = cfg->allow_nan}, &g->w, err);
   if (!st && c->moe.n_expert) st = init_experts(g, err);
   const long widest = max3(c->hidden, c->ffn, (long)c->n_head * (c->attn == TI_ATTN_MLA ? c->v_dim : c->head_dim));
   if (!st) st = k->reserve(dev, g->expert_capacity > g->max_row ? g->expert_capacity : g->max_row, max3(widest, 2L * c->hidden, c->kv_lora), c->head_dim, c->vocab);

@@ -88,17 +88,23 @@ ti_status ti_graph_moe_experts(ti_graph *g, ti_lane *l, const ti_layer_weights *
                                                      .capacity = in.capacity});
   const int rows = in.n_local ? in.offset[in.n_local] : 0;
   if (!st && rows) st = k->silu_mul(g->d, &(ti_silu_mul_args){.out = g->expert_act, .gate_up = g->expert_gate_up, .n_row = rows, .dim = width});
+  ti_graph_progress(g);
   if (!st)
     st = k->grouped_gemm(g->d, &(ti_grouped_gemm_args){.out = l->expert_out, .x = g->expert_act, .w = w->experts.down, .count = in.count, .offset = in.offset, .n_expert = in.n_local,
                                                        .capacity = in.capacity});
   if (!st) st = k->sync(g->d);
   g->times.expert_ns += ti_mono_ns() - t1;
   ti_graph_span(g, l, "experts", t1, layer);
-  return st ? st : ti_exchange_combine_post(g->exchange, l->index, l->expert_out);
+  if (!st) st = ti_exchange_combine_post(g->exchange, l->index, l->expert_out);
+  if (!st) l->combining = layer;
+  return st;
 }
 
-ti_status ti_graph_moe_end(ti_graph *g, ti_lane *l, int layer) {
-  const int hid = g->c->hidden;
+ti_status ti_graph_moe_end(ti_graph *g, ti_lane *l) {
+  if (l->combining < 0) return TI_OK;
+  const int hid = g->c->hidden, layer = l->combining;
+  g->layer = layer;
+  l->combining = -1;
   const long n = l->own1 - l->own0;
   void *h = ti_row(g, l->h, l->own0, hid);
   const uint64_t t0 = ti_mono_ns();

@@ -20,7 +20,7 @@ static const uint8_t fake_secret[] = "the job's secret";
 
 typedef struct fake_config {
   ti_mesh mesh;
-  uint32_t vocab, page_tokens, max_model_len, max_num_seqs, budget, n_page, lookahead, max_draft, steps_in_flight;
+  uint32_t vocab, page_tokens, max_model_len, max_num_seqs, budget, n_page, lookahead, max_draft, steps_in_flight, two_batch_rows;
   bool lockstep, check_kv;
   const char *policy;
 } fake_config;
@@ -291,6 +291,7 @@ static inline bool fake_check_head(fake_worker *w, const ti_step_plan *p) {
   if (p->epoch != w->epoch || p->step != w->next_step) FAKE_WRONG(w, "plan of epoch %lu step %lu", (unsigned long)p->epoch, (unsigned long)p->step);
   if (n > k->budget || n > p->max_rows || p->max_rows > k->budget) FAKE_WRONG(w, "%u tokens, max_rows %u, budget %u", n, p->max_rows, k->budget);
   if (prefill && p->form != TI_FORM_PREFILL) FAKE_WRONG(w, "prefill rows in a decode plan");
+  if (p->n_micro != (k->two_batch_rows && p->max_rows >= k->two_batch_rows ? 2 : 1)) FAKE_WRONG(w, "%u micro-batches for %u rows", p->n_micro, p->max_rows);
   if (!k->lockstep && p->n_row == 0) FAKE_WRONG(w, "an empty plan");
   return true;
 }
@@ -454,6 +455,7 @@ static inline ti_coord_config fake_coord_config(fake *f) {
                            .steps_in_flight = k->steps_in_flight ? k->steps_in_flight : 2,
                            .lookahead = k->lookahead,
                            .max_draft = k->max_draft,
+                           .two_batch_rows = k->two_batch_rows,
                            .lockstep = k->lockstep,
                            .policy = k->policy ? k->policy : "fcfs",
                            .heartbeat_us = UINT64_MAX,

@@ -30,6 +30,7 @@ static fake_config random_config(void) {
   k.max_draft = draw(3) ? 0 : 1 + draw(5);
   k.steps_in_flight = 1 + draw(2);
   k.lockstep = draw(2);
+  k.two_batch_rows = draw(2) ? 1 + draw(k.budget) : 0;
   k.policy = draw(2) ? "fcfs" : "priority";
   return k;
 }

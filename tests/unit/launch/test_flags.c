@@ -123,6 +123,7 @@ Test(flags, help_lists_every_flag_of_the_design) {
                                       "--enable-two-batch-overlap",
                                       "--chat-template",
                                       "deterministic",
+                                      "allow-nan",
                                       "--trace",
                                       "--log-level",
                                       "--ready-file",
