@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "benchmarks/roofline/predict.h"
 #include "parallel/coll.h"
-#include "parallel/expert/placement.h"
+#include "base/placement.h"
 #include "worker/engine.h"
 
 #define SMALL                                                                                                                                 \
