@@ -39,6 +39,7 @@ typedef struct ti_engine_config {
   uint32_t page_tokens;
   ti_dtype kv_dtype;
   uint64_t kv_bytes;           // size of the pool; the page count follows
+  int n_redundant;             // expert slots beyond the experts, over all ranks (vLLM's --num-redundant-experts); 0: none
   bool mtp;                    // run MTP layers (their KV is then kept)
   bool deterministic;
   bool allow_nan;              // load weights that are NaN or infinite too
@@ -55,7 +56,7 @@ ti_status ti_engine_create(const ti_engine_config *cfg, ti_engine **out, ti_erro
 // Not after a step that failed in a collective while it has `abandoned` operations (coll.h): then leave with _exit. NULL is fine.
 void ti_engine_destroy(ti_engine *e);
 
-typedef struct ti_engine_facts { uint32_t n_slot, n_page, page_tokens, max_rows, max_context; uint64_t weight_bytes, kv_bytes, scratch_bytes; } ti_engine_facts;
+typedef struct ti_engine_facts { uint32_t n_slot, n_page, page_tokens, max_rows, max_context; uint64_t weight_bytes, kv_bytes, scratch_bytes; uint32_t n_replica; } ti_engine_facts;  // n_replica: redundant experts here, over all MoE layers
 void ti_engine_get_facts(const ti_engine *e, ti_engine_facts *out);
 
 // Runs one plan. *out and its arrays lie in `arena` (reset by the caller between steps; no other allocation). Errors: TI_ERR_FORMAT (a plan that

@@ -195,9 +195,9 @@ static ti_status load_ffn(loader *l, const char *name, int64_t width, int64_t i0
   return st ? st : matrix(l, t, ti_slice_cols(l->c->hidden, width, i0, n), 0, down);
 }
 
-static ti_status load_experts(loader *l, ti_layer_weights *lw) {
+static ti_status load_experts(loader *l, int layer, ti_layer_weights *lw) {
   const ti_config *c = l->c;
-  const ti_placement *p = l->o->placement;
+  const ti_placement *p = l->o->placement[layer - c->moe.n_dense_layer];
   const ti_mesh *m = &l->o->mesh;
   const bool mixtral = strcmp(c->arch, "MixtralForCausalLM") == 0;
   const char *mlp = mixtral ? "block_sparse_moe" : "mlp";
@@ -234,7 +234,7 @@ static ti_status load_layer(loader *l, int layer, ti_layer_weights *lw) {
   if (!st) st = vector(l, "post_attention_layernorm.weight", c->hidden, 0, c->hidden, &lw->ffn_norm);
   if (!st) st = c->attn == TI_ATTN_MLA ? load_mla(l, lw) : load_gqa(l, lw);
   if (st) return st;
-  if (ti_config_layer_is_moe(c, layer)) return load_experts(l, lw);
+  if (ti_config_layer_is_moe(c, layer)) return load_experts(l, layer, lw);
   int64_t i0, n;
   st = ti_shard_width("intermediate_size", c->ffn, m->tp, ti_mesh_tp_of(m, l->o->worker), 1, &i0, &n, l->err);
   if (st) return st;

@@ -73,7 +73,7 @@ typedef struct ti_weights_options {
   ti_dev *dev;
   ti_mesh mesh;
   int worker;
-  const ti_placement *placement;        // which experts this rank holds; NULL for dense models
+  ti_placement *const *placement;       // [MoE layers, MTP's behind the main ones] which experts this rank holds; NULL for dense models
   bool mtp;
   bool allow_nan;                       // else a weight or scale that is NaN or infinite is TI_ERR_FORMAT
 } ti_weights_options;

@@ -5,27 +5,29 @@
 // FILE: uint8 [tokens][layers][top], xz or plain. The default is a trace of gpt-oss-20b (24 layers, 32 experts, top-4), which stands in for a model
 // of more experts. The trace is cut into windows of 256 and of 10,000 tokens; a window is served by the placement made
 //
-//   before       from the preceding window's loads, a placement a layer: what a server can do
-//   before, one  from the preceding window's loads summed over layers, one placement for all: what TitanInfer's workers do now
-//   clairvoyant  from the loads of the window itself, a placement a layer: the best that this packing can reach
-//   in order     slot i holds expert i, no replicas: what a server without balancing does
+//   in order     slot i holds expert i, no replicas: a server without balancing
+//   before       from the preceding window's loads, a placement a layer: EPLB, which moves all experts
+//   before, one  the same from loads summed over layers, one placement for all
+//   copies       as before, but experts stay in order and only the redundant slots are chosen (ti_placement_replicate): what TitanInfer does
+//   copies, one  the same, one placement for all layers
+//   clairvoyant  from the loads of the window itself: the best that EPLB's packing can reach
 //
-// and judged by the busiest rank's rows over the mean, 1 = even: mean and 95th percentile over layers and windows. Copies share an expert's rows
-// evenly
-// ("even"), or as the exchange picks them: the source's own copy first, else by source number ("routed"; token i comes from rank i modulo ranks).
+// and judged by the busiest rank's rows over the mean, 1 = even: mean and 95th percentile over layers and windows. "even": copies share an expert's
+// rows evenly. "routed": as the exchange picks them, the source's own copy first, the other sources in turn; token i comes from rank i modulo ranks.
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <jansson.h>
 
-#include "parallel/expert/placement.h"
+#include "base/placement.h"
 
 enum { MAX_EXPERT = 256, MAX_RANK = 64, MAX_BYTES = 256 << 20 };
 static const int redundant[] = {0, 4, 16};
 static const int windows[] = {256, 10000};
-typedef enum how { IN_ORDER, BEFORE_ONE, BEFORE, CLAIRVOYANT, N_HOW } how;
-static const char *const how_name[N_HOW] = {"in order", "before, one", "before", "clairvoyant"};
+typedef enum how { IN_ORDER, COPIES_ONE, COPIES, BEFORE_ONE, BEFORE, CLAIRVOYANT, N_HOW } how;
+static const char *const how_name[N_HOW] = {"in order", "copies, one", "copies", "before, one", "before", "clairvoyant"};
 
 typedef struct trace {
   uint8_t *id;  // [n_token, n_layer, n_top]
@@ -88,11 +90,14 @@ static double routed(const trace *t, const ti_placement *p, const ti_mesh *mesh,
   return (double)most * mesh->ep / ((double)n * t->n_top);
 }
 
-static ti_placement *place(const float *load, int n_expert, int extra, int ep, bool in_order) {
+static ti_placement *place(const float *load, int n_expert, int extra, int ep, how h) {
   ti_placement *p = NULL;
   ti_error err = {0};
   const ti_placement_args a = {.load = load, .n_expert = n_expert, .n_slot = n_expert + extra, .ep = ep};
-  if (in_order ? ti_placement_identity(n_expert, 0, &p, &err) : ti_placement_balance(&a, &p, &err)) {
+  const ti_status st = h == IN_ORDER                    ? ti_placement_identity(n_expert, 0, &p, &err)
+                       : h == COPIES || h == COPIES_ONE ? ti_placement_replicate(&a, &p, &err)
+                                                        : ti_placement_balance(&a, &p, &err);
+  if (st) {
     fprintf(stderr, "balance_bench: %s\n", err.text);
     exit(1);
   }
@@ -120,14 +125,14 @@ static void run(const trace *t, int window, int extra, const ti_mesh *mesh, how 
   even->n = by_exchange->n = 0;
   for (size_t t0 = (size_t)window; t0 + (size_t)window <= t->n_token; t0 += (size_t)window) {
     ti_placement *one = NULL;
-    if (h == BEFORE_ONE) {
+    if (h == BEFORE_ONE || h == COPIES_ONE) {
       count_load(t, t0 - (size_t)window, window, -1, before);
-      one = place(before, t->n_expert, extra, mesh->ep, false);
+      one = place(before, t->n_expert, extra, mesh->ep, h);
     }
     for (int l = 0; l < t->n_layer; l++) {
       count_load(t, t0 - (size_t)window, window, l, before);
       count_load(t, t0, window, l, now);
-      ti_placement *p = one ? one : place(h == CLAIRVOYANT ? now : before, t->n_expert, extra, mesh->ep, h == IN_ORDER);
+      ti_placement *p = one ? one : place(h == CLAIRVOYANT ? now : before, t->n_expert, extra, mesh->ep, h);
       even->v[even->n++] = ti_placement_imbalance(p, mesh->ep, now);
       by_exchange->v[by_exchange->n++] = routed(t, p, mesh, t0, window, l);
       if (!one) ti_placement_destroy(p);
@@ -144,7 +149,8 @@ static int table(const trace *t, const ti_mesh *mesh, json_t *rows) {
   double goal[2] = {0, 0};
   for (size_t w = 0; w < sizeof windows / sizeof *windows; w++)
     for (size_t r = 0; r < sizeof redundant / sizeof *redundant; r++)
-      for (int h = r ? BEFORE_ONE : IN_ORDER; h < N_HOW; h++) {
+      for (int h = r ? COPIES_ONE : IN_ORDER; h < N_HOW; h++) {
+        if (r == 0 && (h == COPIES || h == COPIES_ONE)) continue;
         run(t, windows[w], redundant[r], mesh, (how)h, &even, &ex);
         const double m = mean(&even), xm = mean(&ex), p = p95(&even), xp = p95(&ex);
         printf("%6d %5d  %-12s %6zu  %8.3f %8.3f  %8.3f %8.3f\n", windows[w], redundant[r], how_name[h], even.n, m, p, xm, xp);

@@ -21,7 +21,7 @@
 #include "base/log.h"
 #include "parallel/coll.h"
 #include "parallel/expert/exchange.h"
-#include "parallel/expert/placement.h"
+#include "base/placement.h"
 
 enum { N_EXPERT = 64, MAX_ROW = 4096, MAX_W = 16, MAX_TOP = 8, ROUNDS = 7 };
 
@@ -45,7 +45,7 @@ static void die(const char *what, int st) {
 
 static void whole_of(bench *b, ti_exchange *x) {
   ti_dispatch_out o;
-  const ti_dispatch_args a = {b->rows, b->experts, b->weights, b->n_row, 0, b->padded};
+  const ti_dispatch_args a = {.x = b->rows, .experts = b->experts, .weights = b->weights, .n_row = b->n_row, .padded = b->padded};
   ti_status st = ti_exchange_dispatch_post(x, &a);
   if (!st) st = ti_exchange_dispatch_wait(x, 0, &o);
   if (!st) st = ti_exchange_combine_post(x, 0, o.rows);  // experts that return their input

@@ -1,6 +1,6 @@
 // What a token of context costs in the KV cache: bytes read from the pools of live engines, and a whole long context served on this machine.
 //
-//   kv_memory [--context N] [--serve 0|1] [--chunk N] [--threads N] [--json FILE]
+//   kv_memory [--context N] [--serve MODEL] [--chunk N] [--threads N] [--json FILE]
 //
 // The first table makes an engine of one layer of each kind with a bf16 pool for N tokens (131,072) and reads the pool's layout from the engine:
 //
@@ -9,7 +9,8 @@
 //   expanded   V3's own 128 heads, K 192 and V 128 wide: 40,960 numbers. The pool keeps one width for both, so that it is laid out as 160 wide:
 //              the same bytes. Its layout alone is read (no pool of 10 GB is made).
 //
-// --serve 1 then prefills N - 64 tokens in chunks into a one-layer MLA model with 4 heads (titan-tiny-moe's attention) and generates 32 tokens.
+// --serve then prefills N - 64 tokens in chunks and generates 32, on one slot: MODEL is "mla" (the MLA model above: one layer, titan-tiny-moe's four
+// heads and widths) or any random: model, such as one with a smaller latent part where the quadratic cost of the former takes hours.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,7 @@ enum { PAGE_TOKENS = 64, N_DECODE = 32, MAX_CHUNK = 4096 };
 typedef struct options {
   uint32_t context, chunk;
   int threads;
-  bool serve;
+  const char *serve;  // NULL: no
 } options;
 
 typedef struct live {  // an engine and what it stands on
@@ -133,6 +134,7 @@ static int step(live *l, ti_step_plan *p, ti_arena *arena, uint32_t *token) {
 }
 
 static int serve(const options *o, json_t *out) {
+  const char *model = strcmp(o->serve, "mla") == 0 ? MLA_MODEL : o->serve;
   live l;
   ti_arena arena;
   const uint32_t n = o->context - 64, n_page = o->context / PAGE_TOKENS;
@@ -141,7 +143,7 @@ static int serve(const options *o, json_t *out) {
   for (uint32_t i = 0; i < n; i++) ids[i] = 2 + (i * 2654435761u >> 16) % 500;
   for (uint32_t i = 0; i < n_page; i++) pages[i] = i;
   ti_arena_init(&arena, 1 << 28);
-  int bad = open_live(MLA_MODEL, o, &l);
+  int bad = open_live(model, o, &l);
   ti_slot_assign a = {.ids = {ids, n}, .n_prompt = n, .max_tokens = N_DECODE + 1, .ignore_eos = true};
   a.sampling = (ti_sampling){.temperature = 0, .top_p = 1, .repetition = 1, .n_logprob = -1, .n_prompt_logprob = -1};
   ti_slot_pages sp = {.pages = {pages, n_page}};
@@ -170,13 +172,12 @@ static int serve(const options *o, json_t *out) {
   const uint64_t t2 = ti_mono_ns();
   if (!bad) {
     const double prefill = (double)(t1 - t0) / 1e9, decode = (double)(t2 - t1) / 1e6 / N_DECODE;
-    const double flop = 2.0 * 4 * (2 * l.model.kv_lora + l.model.qk_rope) * (double)n * n / 2;
     printf(
-        "served %u tokens of context, 1 layer, 4 heads, %d threads: prefill %.1f s (%.0f tokens/s, %.0f GFLOP/s of attention), decode %.2f ms a "
-        "token, "
-        "last ids %u %u; KV %.1f MiB, weights %.1f MiB\n",
-        n, o->threads, prefill, n / prefill, flop / prefill / 1e9, decode, last, token, (double)l.facts.kv_bytes / (1 << 20),
-        (double)l.facts.weight_bytes / (1 << 20));
+        "served %u tokens of context on %s\n  %d layer(s), %d heads, %d threads: prefill %.1f s (%.0f tokens/s), decode %.2f ms a token; last ids "
+        "%u, %u\n"
+        "  KV pool %.1f MiB = %.0f bytes a token, weights %.1f MiB\n",
+        n, model, l.model.n_layer, l.model.n_head, o->threads, prefill, n / prefill, decode, last, token, (double)l.facts.kv_bytes / (1 << 20),
+        (double)l.facts.kv_bytes / o->context, (double)l.facts.weight_bytes / (1 << 20));
     json_object_set_new(out, "serve",
                         json_pack("{s:I,s:i,s:f,s:f,s:I}", "tokens", (json_int_t)n, "threads", o->threads, "prefill_s", prefill, "decode_ms", decode,
                                   "kv_bytes", (json_int_t)l.facts.kv_bytes));
@@ -200,12 +201,12 @@ int main(int argc, char **argv) {
       o.chunk = (uint32_t)n;
     else if (strcmp(argv[i], "--threads") == 0 && n >= 1 && n <= 256)
       o.threads = (int)n;
-    else if (strcmp(argv[i], "--serve") == 0 && (n == 0 || n == 1))
-      o.serve = n;
+    else if (strcmp(argv[i], "--serve") == 0 && *v)
+      o.serve = v;
     else if (strcmp(argv[i], "--json") == 0 && *v)
       json_path = v;
     else
-      return fail(argv[i], "[--context 1024..163840, a multiple of 64] [--serve 0|1] [--chunk 1..4096] [--threads 1..256] [--json FILE]");
+      return fail(argv[i], "[--context 1024..163840, a multiple of 64] [--serve mla|random:...] [--chunk 1..4096] [--threads 1..256] [--json FILE]");
   }
   json_t *out = json_object(), *rows = json_array();
   json_object_set_new(out, "layer", rows);

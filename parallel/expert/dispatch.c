@@ -21,6 +21,7 @@ static size_t message_bytes(const ti_exchange *x, int n_row, int n_route) { retu
 // Slots and counts of this batch's routes.
 static ti_status route(ti_exchange *x, ti_micro *m, const ti_dispatch_args *a) {
   const int n_top = x->cfg.n_top, ep = x->cfg.mesh.ep;
+  const int32_t *slot_of = x->slot_of + (size_t)a->layer * (size_t)x->n_expert;
   memset(m->slot_rows, 0, (size_t)x->n_slot * sizeof *m->slot_rows);
   memset(m->group_rows, 0, (size_t)ep * sizeof *m->group_rows);
   memset(m->group_routes, 0, (size_t)ep * sizeof *m->group_routes);
@@ -31,7 +32,7 @@ static ti_status route(ti_exchange *x, ti_micro *m, const ti_dispatch_args *a) {
         ti_log_error("exchange: row=%d routes to expert=%d, limit=%d", r, e, x->n_expert - 1);
         return TI_ERR_RANGE;
       }
-      m->slot[i] = e < 0 ? -1 : x->slot_of[e];
+      m->slot[i] = e < 0 ? -1 : slot_of[e];
       m->weight[i] = a->weights ? a->weights[i] : 1.0f;
       if (e < 0) continue;
       const int g = x->slot_group[m->slot[i]], n = m->group_rows[g];
@@ -116,8 +117,8 @@ static ti_status post_counts(ti_exchange *x, ti_micro *m) {
 }
 
 ti_status ti_exchange_dispatch_post(ti_exchange *x, const ti_dispatch_args *a) {
-  if (a->micro < 0 || a->micro > 1 || a->n_row < 0 || a->n_row > x->cfg.max_row) {
-    ti_log_error("exchange: dispatch of n_row=%d, limit=%d, micro=%d", a->n_row, x->cfg.max_row, a->micro);
+  if (a->micro < 0 || a->micro > 1 || a->layer < 0 || a->layer >= x->cfg.n_layer || a->n_row < 0 || a->n_row > x->cfg.max_row) {
+    ti_log_error("exchange: dispatch of n_row=%d, limit=%d, micro=%d, layer=%d", a->n_row, x->cfg.max_row, a->micro, a->layer);
     return TI_ERR_RANGE;
   }
   ti_micro *m = &x->micro[a->micro];

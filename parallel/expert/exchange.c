@@ -7,9 +7,9 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/placement.h"
 #include "base/size.h"
 #include "parallel/expert/exchange_priv.h"
-#include "parallel/expert/placement.h"
 #include "parallel/lazy.h"
 
 #define MAX_TERMS 4096  // n_top * etp
@@ -63,12 +63,17 @@ ti_status ti_exchange_progress(ti_exchange *x) {
   return result;
 }
 
-ti_status ti_exchange_set_placement(ti_exchange *x, const ti_placement *p) {
+ti_status ti_exchange_set_placement(ti_exchange *x, int layer, const ti_placement *p) {
   if (p->n_slot != x->n_slot || p->n_expert != x->n_expert) {
     ti_log_error("exchange: placement of %d slots, %d experts; made for %d, %d", p->n_slot, p->n_expert, x->n_slot, x->n_expert);
     return TI_ERR_ARG;
   }
-  for (int e = 0; e < x->n_expert; e++) x->slot_of[e] = ti_placement_slot(p, &x->cfg.mesh, e, x->cfg.worker);
+  if (layer < 0 || layer >= x->cfg.n_layer) {
+    ti_log_error("exchange: placement of layer=%d, limit=%d", layer, x->cfg.n_layer - 1);
+    return TI_ERR_ARG;
+  }
+  int32_t *slot_of = x->slot_of + (size_t)layer * (size_t)x->n_expert;
+  for (int e = 0; e < x->n_expert; e++) slot_of[e] = ti_placement_slot(p, &x->cfg.mesh, e, x->cfg.worker);
   return TI_OK;
 }
 
@@ -199,10 +204,11 @@ ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, cons
   }
   for (int i = 0; i < (int)W; i++) all[i] = i;
   x->cfg = *cfg;
+  if (cfg->n_layer < 1) x->cfg.n_layer = 1;
   x->n_slot = p->n_slot;
   x->n_expert = p->n_expert;
   x->slot_group = malloc((2 * n_slot + ep + 1) * sizeof(int));
-  x->slot_of = malloc(n_expert * sizeof *x->slot_of);
+  x->slot_of = calloc((size_t)x->cfg.n_layer * n_expert, sizeof *x->slot_of);
   if (!x->slot_group || !x->slot_of) {
     st = ti_error_set(err, TI_ERR_NOMEM, "exchange of %zu slots: out of memory", n_slot);
     goto err_destroy;
@@ -222,7 +228,7 @@ ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, cons
   pieces = (ti_pieces){.base = (char *)ti_size_align((size_t)x->ints, 64)};
   hand_out(x, &pieces);
   for (int i = 0; i < 2 && !st; i++) st = make_micro(x, &x->micro[i], world, all, err);
-  if (!st) st = ti_exchange_set_placement(x, p);
+  for (int i = 0; i < x->cfg.n_layer && !st; i++) st = ti_exchange_set_placement(x, i, p);
   if (st) goto err_destroy;
   free(all);
   *out = x;

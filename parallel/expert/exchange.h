@@ -30,16 +30,8 @@
 #include <stdint.h>
 
 #include "base/mesh.h"
+#include "base/placement.h"
 #include "parallel/coll.h"
-
-// Which rank's slot holds which expert: `slots` physical experts, some of them replicas. Arrays owned by the placement's maker.
-typedef struct ti_placement {
-  uint32_t version;
-  int n_expert, n_slot;          // n_slot = n_expert + redundant
-  const int32_t *slot_expert;    // [n_slot] logical expert of each physical slot; slots of ep group g are ti_split(n_slot, ep, g)
-  const int32_t *replica_first;  // [n_expert + 1] into replica_slot
-  const int32_t *replica_slot;   // [n_slot] slots of each expert, ascending
-} ti_placement;
 
 typedef struct ti_exchange_config {
   ti_mesh mesh;
@@ -47,6 +39,7 @@ typedef struct ti_exchange_config {
   int dim, n_top;
   int max_row;         // most rows a rank hands over in one dispatch
   int align;           // of expert blocks, in rows
+  int n_layer;         // MoE layers, each with a placement of its own; 0: one
   ti_dtype dtype;      // of rows on the wire and in blocks: F32 or BF16 (E4M3 + scales on GPUs)
   bool deterministic;  // the combine's form
 } ti_exchange_config;
@@ -60,6 +53,7 @@ typedef struct ti_dispatch_args {
   int n_row;               // 0 for an idle rank
   int micro;
   bool padded;
+  int layer;  // whose placement: 0 .. n_layer - 1
 } ti_dispatch_args;
 
 typedef struct ti_dispatch_out {
@@ -75,14 +69,14 @@ typedef struct ti_exchange_stats {  // since the last call of ti_exchange_stats_
   uint64_t slowest_ns;
 } ti_exchange_stats;
 
-// world: all workers, rank = worker index; borrowed. Collective.
+// world: all workers, rank = worker index; borrowed. p: of all layers. Collective.
 ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, const ti_placement *p, ti_exchange **out, ti_error *err) TI_MUST_CHECK;
 void ti_exchange_destroy(ti_exchange *x);
 // The most rows that the blocks of one dispatch can have here, padding included: workers * max_row * min(n_top, slots of a rank) + n_local * align.
 // ti_dispatch_out.capacity never exceeds it: what the experts' activations are sized by.
 int ti_exchange_capacity(const ti_exchange *x);
-// Another placement of the same slot count from the next dispatch on (all ranks at the same plan).
-ti_status ti_exchange_set_placement(ti_exchange *x, const ti_placement *p) TI_MUST_CHECK;
+// Another placement of the same slot count for one layer, from its next dispatch on (all ranks at the same plan). O(n_expert * workers * copies).
+ti_status ti_exchange_set_placement(ti_exchange *x, int layer, const ti_placement *p) TI_MUST_CHECK;
 ti_status ti_exchange_dispatch_post(ti_exchange *x, const ti_dispatch_args *a) TI_MUST_CHECK;
 ti_status ti_exchange_dispatch_wait(ti_exchange *x, int micro, ti_dispatch_out *out) TI_MUST_CHECK;
 // y: [capacity, dim] the experts' output in the blocks of the dispatch with the same micro.

@@ -69,7 +69,7 @@ struct ti_exchange {
   int n_expert, n_slot, group, n_local, max_local, capacity, route_cap;  // route_cap: routes a (source, group) pair can have
   int *slot_group, *slot_local;                                          // [n_slot]
   int *group_first;                                                      // [ep + 1] first slot of each ep group
-  int32_t *slot_of;                                                      // [n_expert] the slot this worker's rows use
+  int32_t *slot_of;                                                      // [n_layer, n_expert] the slot this worker's rows use
   size_t row_bytes, region_bytes, back_bytes, blocks_bytes, place_bytes;
   int32_t *cursor;    // [max(n_slot, W)] scratch
   const void **term;  // [max(n_top * etp, W)] scratch of a weighted sum

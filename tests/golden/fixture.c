@@ -33,7 +33,7 @@ ti_engine *fixture_engine(const fixture *f, const engine_spec *s) {
   const ti_engine_config c = {.model = &f->cfg, .ckpt = f->ckpt, .kernels = k, .dev = {.threads = s->threads ? s->threads : 1, .deterministic = true, .act_quant = s->act_quant},
                               .mesh = s->mesh, .worker = s->worker, .tp = s->tp, .world = s->world, .max_num_seqs = s->max_seqs, .max_num_batched_tokens = s->max_rows,
                               .max_model_len = s->max_len, .page_tokens = s->page_tokens, .kv_dtype = TI_F32, .kv_bytes = 96u << 20, .mtp = s->mtp, .deterministic = true,
-                              .overlap = s->overlap, .drafter = s->drafter, .tap = s->tap, .tap_arg = s->tap_arg};
+                              .overlap = s->overlap, .n_redundant = s->n_redundant, .drafter = s->drafter, .tap = s->tap, .tap_arg = s->tap_arg};
   ti_error err = {0};
   ti_engine *e = NULL;
   if (ti_engine_create(&c, &e, &err)) fprintf(stderr, "engine: %s\n", err.text);

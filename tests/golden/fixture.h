@@ -19,7 +19,7 @@ typedef struct engine_spec {
   ti_coll *tp, *world;
   uint32_t page_tokens, max_rows, max_seqs, max_len;
   bool mtp;
-  int overlap, threads;
+  int overlap, threads, n_redundant;
   const ti_drafter *drafter;
   ti_act_quant act_quant;
   ti_engine_tap tap;

@@ -1,9 +1,9 @@
-// engine_mesh MODEL DP TP EP ETP TOKENS: the engines of a mesh against the model's golden outputs. Attention group i takes golden prompts i, i + dp,
-// ..
+// engine_mesh MODEL DP TP EP ETP TOKENS [REDUNDANT]: the engines of a mesh against the model's golden outputs. Attention group i takes golden prompts i, i + dp, ..
 //
 //   free      the first TOKENS greedy ids, wherever the margin exceeds 1e-3
 //   bits      the same ids and logprobs with one sequence at a time, and with two micro-batches
 //   forced    the golden text as a prompt: each golden id has rank 1 wherever its margin exceeds 1e-3
+//   replicas  the same ids and logprobs with REDUNDANT expert slots beyond the experts
 //   ranks     all ranks of an attention group saw the same logits, bit for bit
 //
 // Every check is printed once a rank; a group without sequences runs empty plans (the driver's lockstep).
@@ -137,6 +137,14 @@ static void check_ranks(const rank_state *s) {
     CHECK(all[i] == s->logits, "rank %d of the group saw other logits among %u rows", i, s->n_logits);
 }
 
+static bool make_engine(rank_state *s, int n_redundant) {
+  const engine_spec spec = {.backend = ti_kernels_find("cpu") ? "cpu" : "ref", .mesh = s->mesh, .worker = s->worker, .tp = s->tp, .world = s->world, .page_tokens = 16, .max_rows = 256,
+                            .max_seqs = 16, .max_len = 256, .overlap = 1, .n_redundant = n_redundant, .tap = on_tap, .tap_arg = s};
+  s->e = fixture_engine(&s->f, &spec);
+  CHECK(s->e, "no engine");
+  return s->e != NULL;
+}
+
 static bool start(rank_state *s, const char *model) {
   int all[64], mine[64];
   ti_error err = {0};
@@ -147,21 +155,26 @@ static bool start(rank_state *s, const char *model) {
   if (!st) st = s->world->ops->subset(s->world, mine, s->mesh.tp, &s->tp, &err);
   CHECK(st == TI_OK, "communicators: %s", err.text);
   if (st || fixture_open(&s->f, model)) return false;
-  const engine_spec spec = {.backend = ti_kernels_find("cpu") ? "cpu" : "ref",
-                            .mesh = s->mesh,
-                            .worker = s->worker,
-                            .tp = s->tp,
-                            .world = s->world,
-                            .page_tokens = 16,
-                            .max_rows = 256,
-                            .max_seqs = 16,
-                            .max_len = 256,
-                            .overlap = 1,
-                            .tap = on_tap,
-                            .tap_arg = s};
-  s->e = fixture_engine(&s->f, &spec);
-  CHECK(s->e, "no engine");
-  return s->e != NULL;
+  return make_engine(s, 0);
+}
+
+// Where an expert stands must not show: an engine with redundant experts against the one without.
+static bool check_replicas(rank_state *s, uint32_t tokens, int n_redundant) {
+  uint32_t n;
+  drive_seq *q = share(s, tokens, &n);
+  bool ok = run(s, q, n, "no replicas", (drive_options){.batch = 16});
+  ti_engine_facts plain, more;
+  ti_engine_get_facts(s->e, &plain);
+  ti_engine_destroy(s->e);
+  ok = make_engine(s, n_redundant) && ok;
+  if (ok) ti_engine_get_facts(s->e, &more);
+  ok = ok && check_bits(s, q, tokens, "redundant experts", (drive_options){.batch = 16}) &&
+       check_bits(s, q, tokens, "redundant experts, two micro-batches", (drive_options){.batch = 16, .n_micro = 2, .chunk = 5});
+  if (ok && check_rank == 0)
+    printf("replicas: the same bits with %d redundant experts, %.0f bytes a replica and layer here\n", n_redundant,
+           (double)(more.weight_bytes - plain.weight_bytes) / more.n_replica);
+  share_free(q, n);
+  return ok;
 }
 
 int main(int argc, char **argv) {
@@ -172,14 +185,14 @@ int main(int argc, char **argv) {
   MPI_Comm_rank(MPI_COMM_WORLD, &check_rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   ti_log_set_rank(check_rank);
-  if (argc < 7) return fprintf(stderr, "usage: engine_mesh MODEL DP TP EP ETP TOKENS\n"), 2;
-  const long v[] = {strtol(argv[2], NULL, 10), strtol(argv[3], NULL, 10), strtol(argv[4], NULL, 10), strtol(argv[5], NULL, 10),
-                    strtol(argv[6], NULL, 10)};
+  if (argc < 7) return fprintf(stderr, "usage: engine_mesh MODEL DP TP EP ETP TOKENS [REDUNDANT]\n"), 2;
+  const long v[] = {strtol(argv[2], NULL, 10), strtol(argv[3], NULL, 10), strtol(argv[4], NULL, 10), strtol(argv[5], NULL, 10), strtol(argv[6], NULL, 10)};
   CHECK(size <= 64 && ti_mesh_init(&s.mesh, size, (int)v[1], (int)v[0], (int)v[2], (int)v[3], &err) == TI_OK, "mesh: %s", err.text);
   s.worker = check_rank;
   if (!check_failed) s.group = ti_mesh_dp_of(&s.mesh, s.worker);
   // A rank that fails would leave the others in a collective: all of it ends.
   if (check_failed || !start(&s, argv[1]) || !check_free(&s, (uint32_t)v[4]) || !check_forced(&s, (uint32_t)v[4])) MPI_Abort(MPI_COMM_WORLD, 1);
+  if (argc > 7 && !check_replicas(&s, (uint32_t)v[4], (int)strtol(argv[7], NULL, 10))) MPI_Abort(MPI_COMM_WORLD, 1);
   check_ranks(&s);
   ti_engine_destroy(s.e);
   fixture_close(&s.f);

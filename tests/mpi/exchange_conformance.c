@@ -12,7 +12,7 @@
 #include "check.h"
 #include "parallel/coll.h"
 #include "parallel/expert/exchange.h"
-#include "parallel/expert/placement.h"
+#include "base/placement.h"
 
 enum { DIM = 19, N_TOP = 3, N_EXPERT = 7, MAX_ROW = 40, ALIGN = 8, MAX_W = 8, MAX_ETP = 8 };
 typedef enum routing { ROUTE_RANDOM, ROUTE_ONE_EXPERT, ROUTE_NONE, ROUTE_IDLE_RANKS, ROUTE_ALL_IDLE, N_ROUTING } routing;
@@ -153,7 +153,7 @@ static void round_post(world_case *c, round_state *q, int micro) {
       q->weights[r * N_TOP + j] = weight_of(q->seed, rank, r, j);
     }
   }
-  const ti_dispatch_args a = {q->x, q->experts, q->weights, n, micro, q->padded};
+  const ti_dispatch_args a = {.x = q->x, .experts = q->experts, .weights = q->weights, .n_row = n, .micro = micro, .padded = q->padded};
   const ti_status st = ti_exchange_dispatch_post(c->x, &a);
   CHECK(st == TI_OK, "dispatch_post: %s", ti_status_name(st));
   memset(q->experts, 0x55, sizeof q->experts);  // the exchange has its own copy
@@ -262,7 +262,7 @@ static void test_one_copy(ti_coll *world, const ti_placement *p) {
   ti_split(p->n_slot, W, to, &first, &last);
   for (int i = 0; i < 2 * N_TOP; i++) experts[i] = p->slot_expert[first + i % (int)(last - first)];
   ti_dispatch_out o;
-  const ti_dispatch_args a = {x, experts, NULL, 2, 0, true};
+  const ti_dispatch_args a = {.x = x, .experts = experts, .n_row = 2, .padded = true};
   CHECK(ti_exchange_dispatch_post(c.x, &a) == TI_OK && ti_exchange_dispatch_wait(c.x, 0, &o) == TI_OK, "dispatch");
   CHECK(ti_exchange_combine_post(c.x, 0, y) == TI_OK && ti_exchange_combine_wait(c.x, 0, out, false) == TI_OK, "combine");
   ti_exchange_stats s;
@@ -275,8 +275,9 @@ static void test_one_copy(ti_coll *world, const ti_placement *p) {
 static void test_set_placement(ti_coll *world, const ti_placement *identity, const ti_placement *replicas, const ti_placement *other) {
   world_case c = open_case(world, W, 1, true, TI_F32, replicas);
   static round_state q;
-  CHECK(ti_exchange_set_placement(c.x, identity) == TI_ERR_ARG, "another slot count");
-  CHECK(ti_exchange_set_placement(c.x, other) == TI_OK, "set");
+  CHECK(ti_exchange_set_placement(c.x, 0, identity) == TI_ERR_ARG, "another slot count");
+  CHECK(ti_exchange_set_placement(c.x, 1, other) == TI_ERR_ARG, "a layer beyond the last");
+  CHECK(ti_exchange_set_placement(c.x, 0, other) == TI_OK, "set");
   c.p = other;
   q = (round_state){.k = ROUTE_RANDOM, .seed = 9};
   round_post(&c, &q, 0);
@@ -290,12 +291,12 @@ static void test_bad_calls(ti_coll *world, const ti_placement *p) {
   static float x[MAX_ROW * DIM];
   int32_t experts[N_TOP] = {0, N_EXPERT, 0};
   ti_dispatch_out o;
-  CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){x, experts, NULL, 1, 0, true}) == TI_ERR_RANGE, "expert %d", N_EXPERT);
+  CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = experts, .n_row = 1, .padded = true}) == TI_ERR_RANGE, "expert %d", N_EXPERT);
   static int32_t
       same_expert[MAX_ROW * N_TOP];  // three times expert 0 in every row: more than its rank's blocks have room for, where it has fewer slots
   if ((p->n_slot + W - 1) / W < N_TOP)
-    CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){x, same_expert, NULL, MAX_ROW, 0, true}) == TI_ERR_RANGE, "an expert named three times");
-  CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){x, experts, NULL, MAX_ROW + 1, 0, true}) == TI_ERR_RANGE, "too many rows");
+    CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = same_expert, .n_row = MAX_ROW, .padded = true}) == TI_ERR_RANGE, "an expert named three times");
+  CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = experts, .n_row = MAX_ROW + 1, .padded = true}) == TI_ERR_RANGE, "too many rows");
   CHECK(ti_exchange_dispatch_wait(c.x, 0, &o) == TI_ERR_ARG, "wait before post");
   CHECK(ti_exchange_combine_post(c.x, 0, x) == TI_ERR_ARG, "combine before dispatch");
   ti_exchange_destroy(c.x);
@@ -355,7 +356,7 @@ static void test_hostile(ti_coll *world, const ti_placement *p, bool padded, int
     static float x[DIM];
     int32_t experts[N_TOP] = {0, 1, 2};
     ti_dispatch_out o;
-    CHECK(ti_exchange_dispatch_post(w.x, &(ti_dispatch_args){x, experts, NULL, 0, 0, padded}) == TI_OK, "post");
+    CHECK(ti_exchange_dispatch_post(w.x, &(ti_dispatch_args){.x = x, .experts = experts, .padded = padded}) == TI_OK, "post");
     const ti_status st = ti_exchange_dispatch_wait(w.x, 0, &o);
     CHECK(st == TI_ERR_RANGE, "padded=%d what=%d: %s", padded, what, ti_status_name(st));
     CHECK(ti_exchange_dispatch_wait(w.x, 0, &o) == TI_ERR_RANGE, "an error stays");
@@ -384,7 +385,7 @@ static void test_abort(ti_coll *world, const ti_placement *p, bool padded) {
     ti_dispatch_out o;
     const uint64_t start = ti_mono_us();
     pthread_create(&th, NULL, abort_later, epoch);
-    ti_status st = ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){x, experts, NULL, 1, 0, padded});
+    ti_status st = ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = experts, .n_row = 1, .padded = padded});
     if (!st) st = ti_exchange_dispatch_wait(c.x, 0, &o);
     CHECK(st == TI_ERR_ABORTED, "%s", ti_status_name(st));
     CHECK(ti_mono_us() - start < 2000000, "took %llu us", (unsigned long long)(ti_mono_us() - start));

@@ -52,7 +52,8 @@ typedef struct ti_graph {
   float attn_factor;
   ti_coll *tp;
   ti_exchange *exchange;      // NULL: dense
-  ti_placement *placement;
+  ti_placement **placement;   // [n_moe] of the MoE layers, MTP's behind the main ones
+  int n_moe;
   void *expert_gate_up, *expert_act;  // [capacity, ..] act
   int expert_capacity;
   uint32_t *load;      // [MoE layers * local experts] rows since the last result
@@ -69,6 +70,7 @@ typedef struct ti_graph {
 } ti_graph;
 
 ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, ti_error *err) TI_MUST_CHECK;
+uint32_t ti_graph_replicas(const ti_graph *g);  // redundant experts on this rank, over all MoE layers
 void ti_graph_fini(ti_graph *g);  // safe on a zeroed struct
 
 // Runs all layers for the lanes' batches; afterwards lane.h holds the last layer's output and lane.xn the normed one, [n_row, hidden].

@@ -4,7 +4,7 @@
 
 #include "base/log.h"
 #include "base/size.h"
-#include "parallel/expert/placement.h"
+#include "base/placement.h"
 #include "worker/graph/graph.h"
 #include "worker/sample/sampler.h"
 #include "worker/sample/sampler.h"
@@ -73,18 +73,43 @@ static ti_status init_lane(ti_graph *g, ti_lane *l, int index, ti_error *err) {
   return ti_error_set(err, TI_ERR_NOMEM, "no memory for activations of %d rows; lower --max-num-batched-tokens", g->max_row);
 }
 
+// Before any load is known: all experts alike, the same in all layers.
+static ti_status init_placement(ti_graph *g, ti_error *err) {
+  const ti_config *c = g->c;
+  const int n = c->moe.n_expert, extra = g->cfg->n_redundant;
+  if (extra < 0 || extra > n) return ti_error_set(err, TI_ERR_ARG, "--num-redundant-experts %d: expected 0..%d, a copy of every expert", extra, n);
+  g->n_moe = c->n_layer - c->moe.n_dense_layer + (g->cfg->mtp && c->n_mtp ? 1 : 0);
+  g->placement = calloc((size_t)g->n_moe, sizeof *g->placement);
+  float *load = malloc((size_t)n * sizeof *load);
+  ti_status st = g->placement && load ? TI_OK : ti_error_set(err, TI_ERR_NOMEM, "no memory for the placement of %d experts", n);
+  for (int e = 0; !st && e < n; e++) load[e] = 1;
+  for (int i = 0; !st && i < g->n_moe; i++)
+    st = ti_placement_replicate(&(ti_placement_args){.load = load, .n_expert = n, .n_slot = n + extra, .ep = g->cfg->mesh.ep}, &g->placement[i], err);
+  free(load);
+  return st;
+}
+
+uint32_t ti_graph_replicas(const ti_graph *g) {
+  long s0, s1, e0, e1;
+  if (!g->placement) return 0;
+  const int ep = g->cfg->mesh.ep, group = ti_mesh_ep_of(&g->cfg->mesh, g->cfg->worker);
+  ti_split(g->placement[0]->n_slot, ep, group, &s0, &s1);
+  ti_split(g->placement[0]->n_expert, ep, group, &e0, &e1);
+  return (uint32_t)(s1 - s0 - (e1 - e0)) * (uint32_t)g->n_moe;
+}
+
 static ti_status init_experts(ti_graph *g, ti_error *err) {
   const ti_engine_config *cfg = g->cfg;
   const ti_config *c = g->c;
   const ti_exchange_config x = {.mesh = cfg->mesh, .worker = cfg->worker, .dim = c->hidden, .n_top = c->moe.n_top, .max_row = g->max_row, .align = 8, .dtype = g->k->act,
-                                .deterministic = cfg->deterministic};
-  const ti_status st = ti_exchange_create(&x, cfg->world, g->placement, &g->exchange, err);
+                                .n_layer = g->n_moe, .deterministic = cfg->deterministic};
+  const ti_status st = ti_exchange_create(&x, cfg->world, g->placement[0], &g->exchange, err);
   if (st) return st;
   g->expert_capacity = ti_exchange_capacity(g->exchange);
   g->expert_gate_up = g->k->alloc(g->d, (size_t)g->expert_capacity * 2 * (size_t)g->w.expert_width * g->act_bytes);
   g->expert_act = g->k->alloc(g->d, (size_t)g->expert_capacity * (size_t)g->w.expert_width * g->act_bytes);
   long s0, s1;
-  ti_split(g->placement->n_slot, cfg->mesh.ep, ti_mesh_ep_of(&cfg->mesh, cfg->worker), &s0, &s1);
+  ti_split(g->placement[0]->n_slot, cfg->mesh.ep, ti_mesh_ep_of(&cfg->mesh, cfg->worker), &s0, &s1);
   g->n_load = (uint32_t)(s1 - s0) * (uint32_t)(c->n_layer - c->moe.n_dense_layer);
   g->load = calloc(g->n_load, sizeof *g->load);
   if (g->expert_gate_up && g->expert_act && g->load) return TI_OK;
@@ -106,7 +131,7 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   ti_status st = TI_OK;
   if (cfg->tp->size > TI_GRAPH_RANKS) return ti_error_set(err, TI_ERR_ARG, "--tensor-parallel-size %d: at most %d", cfg->tp->size, TI_GRAPH_RANKS);
   st = reserve_tp(g, err);
-  if (!st && c->moe.n_expert) st = ti_placement_identity(c->moe.n_expert, 0, &g->placement, err);
+  if (!st && c->moe.n_expert) st = init_placement(g, err);
   if (!st)
     st = ti_weights_load(&(ti_weights_options){.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp, .allow_nan = cfg->allow_nan}, &g->w, err);
   if (!st && c->moe.n_expert) st = init_experts(g, err);
@@ -142,7 +167,8 @@ void ti_graph_fini(ti_graph *g) {
   for (size_t i = 0; i < sizeof p / sizeof *p; i++)
     if (p[i]) g->k->free(g->d, p[i]);
   ti_exchange_destroy(g->exchange);
-  ti_placement_destroy(g->placement);
+  for (int i = 0; g->placement && i < g->n_moe; i++) ti_placement_destroy(g->placement[i]);
+  free(g->placement);
   ti_weights_fini(&g->w);
   free(g->tap_mem);
   free(g->load);

@@ -57,7 +57,7 @@ ti_status ti_graph_moe_begin(ti_graph *g, ti_lane *l, const ti_layer_weights *w,
     ti_graph_tap(g, "moe.weights", layer - m->n_dense_layer, l->route_weights, n, m->n_top, false);
   }
   if (!st)
-    st = ti_exchange_dispatch_post(g->exchange, &(ti_dispatch_args){.x = x, .experts = l->experts, .weights = l->route_weights, .n_row = n, .micro = l->index, .padded = g->padded});
+    st = ti_exchange_dispatch_post(g->exchange, &(ti_dispatch_args){.x = x, .experts = l->experts, .weights = l->route_weights, .n_row = n, .micro = l->index, .padded = g->padded, .layer = layer - m->n_dense_layer});
   ti_graph_span(g, l, "route", t0, layer);
   // The shared expert runs while tokens travel; its output waits in t (own rows).
   if (!st && w->gate_up.n) {

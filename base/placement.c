@@ -1,6 +1,6 @@
 // Expert placement: greedy replication and balanced packing as in EPLB, with shares that may differ by one slot. Runs when a placement is made, never
 // in a step. Loads are summed in double: EPLB's fp32 gives the same placements where loads differ by more than rounding.
-#include "parallel/expert/placement.h"
+#include "base/placement.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -175,12 +175,96 @@ ti_status ti_placement_balance(const ti_placement_args *a, ti_placement **out, t
   return st;
 }
 
+// ---- copies only ----
+
+typedef struct ti_copies {  // scratch of one run
+  double *rank_load;        // [ep]
+  int *free_slot, *end;     // [ep] the next redundant slot of a rank, and where they end
+  int *count;               // [n_expert] copies
+  uint8_t *here;            // [n_expert, ep] whether a rank has one
+} ti_copies;
+
+// What the sum of squares gains when expert e gets a copy on rank g: each copy's share falls from load / n to load / (n + 1).
+static double gain(const ti_placement_args *a, const ti_copies *c, int e, int g) {
+  const double before = (double)a->load[e] / c->count[e], after = (double)a->load[e] / (c->count[e] + 1);
+  double sum = 0;
+  for (int r = 0; r < a->ep; r++) {
+    const double step = (r == g ? after : 0) + c->here[e * a->ep + r] * (after - before);
+    sum -= step * (2 * c->rank_load[r] + step);
+  }
+  return sum;
+}
+
+static void add_copy(const ti_placement_args *a, ti_copies *c, int e, int g, int32_t *slot_expert) {
+  const double before = (double)a->load[e] / c->count[e], after = (double)a->load[e] / (c->count[e] + 1);
+  for (int r = 0; r < a->ep; r++) c->rank_load[r] += c->here[e * a->ep + r] * (after - before);
+  c->rank_load[g] += after;
+  c->count[e]++;
+  c->here[e * a->ep + g]++;
+  slot_expert[c->free_slot[g]++] = e;
+}
+
+// The lightest rank with room gets the copy that helps most.
+static void fill_lightest(const ti_placement_args *a, ti_copies *c, int32_t *slot_expert) {
+  int g = -1, best = -1;
+  double most = 0;
+  for (int r = 0; r < a->ep; r++)
+    if (c->free_slot[r] < c->end[r] && (g < 0 || c->rank_load[r] < c->rank_load[g])) g = r;
+  for (int e = 0; e < a->n_expert; e++) {
+    if (c->here[e * a->ep + g]) continue;
+    const double x = gain(a, c, e, g);
+    if (best < 0 || x > most) {
+      best = e;
+      most = x;
+    }
+  }
+  add_copy(a, c, best < 0 ? 0 : best, g, slot_expert);
+}
+
+ti_status ti_placement_replicate(const ti_placement_args *a, ti_placement **out, ti_error *err) {
+  if (a->n_expert < 1 || a->n_slot < a->n_expert || a->n_slot > 1 << 20 || a->ep < 1 || a->ep > a->n_slot)
+    return ti_error_set(err, TI_ERR_ARG, "placement: %d slots on %d ranks for %d experts", a->n_slot, a->ep, a->n_expert);
+  const size_t E = (size_t)a->n_expert, ep = (size_t)a->ep, n = (size_t)a->n_slot;
+  char *mem = calloc(1, ep * (sizeof(double) + 2 * sizeof(int)) + n * sizeof(int32_t) + E * sizeof(int) + E * ep);
+  if (!mem) return ti_error_set(err, TI_ERR_NOMEM, "placement of %d slots: out of memory", a->n_slot);
+  ti_copies c = {.rank_load = (double *)mem};
+  c.free_slot = (int *)(c.rank_load + ep);
+  c.end = c.free_slot + ep;
+  c.count = c.end + ep;
+  int32_t *slot_expert = (int32_t *)(c.count + E);
+  c.here = (uint8_t *)(slot_expert + n);
+  for (int g = 0; g < a->ep; g++) {
+    long s0, s1, e0, e1;
+    ti_split(a->n_slot, a->ep, g, &s0, &s1);
+    ti_split(a->n_expert, a->ep, g, &e0, &e1);  // never more than s1 - s0
+    for (long e = e0; e < e1; e++) {
+      slot_expert[s0 + e - e0] = (int32_t)e;
+      c.here[e * a->ep + g] = 1;
+      c.count[e] = 1;
+      c.rank_load[g] += (double)a->load[e];
+    }
+    c.free_slot[g] = (int)(s0 + e1 - e0);
+    c.end[g] = (int)s1;
+  }
+  for (int i = a->n_expert; i < a->n_slot; i++) fill_lightest(a, &c, slot_expert);
+  const ti_status st = ti_placement_from_slots(slot_expert, a->n_slot, a->n_expert, a->version, out, err);
+  free(mem);
+  return st;
+}
+
+static int copy_in_group(const ti_placement *p, const ti_mesh *mesh, const int32_t *slots, int n, int group) {
+  for (int i = 0; i < n; i++)
+    if (ti_split_owner(p->n_slot, mesh->ep, slots[i]) == group) return slots[i];
+  return -1;
+}
+
 int ti_placement_slot(const ti_placement *p, const ti_mesh *mesh, int e, int source) {
   const int32_t *slots = p->replica_slot + p->replica_first[e];
-  const int n = p->replica_first[e + 1] - p->replica_first[e], own = ti_mesh_ep_of(mesh, source);
-  for (int i = 0; i < n; i++)
-    if (ti_split_owner(p->n_slot, mesh->ep, slots[i]) == own) return slots[i];
-  return slots[source % n];
+  const int n = p->replica_first[e + 1] - p->replica_first[e], own = copy_in_group(p, mesh, slots, n, ti_mesh_ep_of(mesh, source));
+  if (own >= 0 || n == 1) return own >= 0 ? own : slots[0];
+  int turn = 0;
+  for (int w = 0; w < source; w++) turn += copy_in_group(p, mesh, slots, n, ti_mesh_ep_of(mesh, w)) < 0;
+  return slots[turn % n];
 }
 
 double ti_placement_imbalance(const ti_placement *p, int ep, const float *load) {

@@ -1,7 +1,7 @@
 // Placements: EPLB's published example, and what every placement must keep.
 #include <criterion/criterion.h>
 
-#include "parallel/expert/placement.h"
+#include "base/placement.h"
 
 // deepseek-ai/EPLB, README: two layers of 12 experts in 4 groups, 16 replicas on 2 nodes with 4 GPUs each.
 static const float readme_load[2][12] = {{90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86}, {20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27}};
@@ -65,8 +65,58 @@ Test(placement, a_hot_expert_is_shared_by_sources_and_stays_at_home) {
   cr_expect_eq(ti_placement_slot(p, &mesh, 0, 0), 0);
   cr_expect_eq(ti_placement_slot(p, &mesh, 0, 2), 4);
   cr_expect_eq(ti_placement_slot(p, &mesh, 0, 3), 6);
-  cr_expect_eq(ti_placement_slot(p, &mesh, 0, 1), 4, "rank 1 has none: replica 1 modulo 3");
+  cr_expect_eq(ti_placement_slot(p, &mesh, 0, 1), 0, "rank 1 is the first without: replica 0");
   cr_expect_eq(ti_placement_slot(p, &mesh, 5, 0), 7);
+  cr_expect_eq(ti_placement_slot(p, &mesh, 3, 3), 3);
+  ti_placement_destroy(p);
+}
+
+Test(placement, workers_without_a_copy_take_turns) {
+  ti_mesh mesh = {.workers = 4, .tp = 1, .dp = 4, .ep = 4, .etp = 1};
+  const int32_t slots[8] = {0, 1, 2, 3, 0, 4, 5, 6};  // expert 0 on ranks 0 and 2
+  ti_placement *p = NULL;
+  cr_assert_eq(ti_placement_from_slots(slots, 8, 7, 1, &p, NULL), TI_OK);
+  cr_expect_eq(ti_placement_slot(p, &mesh, 0, 1), 0);
+  cr_expect_eq(ti_placement_slot(p, &mesh, 0, 3), 4);
+  ti_placement_destroy(p);
+}
+
+// Whatever the loads: experts stay at home, every slot is filled, and no rank gets busier than without copies.
+Test(placement, replicas_leave_experts_at_home_and_never_hurt) {
+  uint32_t h = 4711;
+  for (int round = 0; round < 200; round++) {
+    float load[64];
+    h = h * 1664525u + 1013904223u;
+    const int n_expert = 8 + (int)(h >> 8) % 56, ep = 1 + (int)(h >> 16) % 8, redundant = (int)(h >> 24) % 16;
+    for (int e = 0; e < n_expert; e++) {
+      h = h * 1664525u + 1013904223u;
+      load[e] = (float)(h >> 20) * (e % 7 == 0 ? 5 : 1);
+    }
+    ti_placement *p = NULL, *id = NULL;
+    const ti_placement_args a = {.load = load, .n_expert = n_expert, .n_slot = n_expert + redundant, .ep = ep};
+    cr_assert_eq(ti_placement_replicate(&a, &p, NULL), TI_OK);
+    cr_assert_eq(ti_placement_identity(n_expert, 1, &id, NULL), TI_OK);
+    check_whole(p);
+    for (int g = 0; g < ep; g++) {
+      long s0, s1, e0, e1;
+      ti_split(p->n_slot, ep, g, &s0, &s1);
+      ti_split(n_expert, ep, g, &e0, &e1);
+      cr_assert_geq(s1 - s0, e1 - e0);
+      for (long e = e0; e < e1; e++) cr_expect_eq(p->slot_expert[s0 + e - e0], e);
+    }
+    if (ep > 1) cr_expect_leq(ti_placement_imbalance(p, ep, load), ti_placement_imbalance(id, ep, load) * 1.1 + 1e-9);
+    ti_placement_destroy(p);
+    ti_placement_destroy(id);
+  }
+}
+
+Test(placement, replicas_go_where_the_load_is) {
+  const float load[8] = {100, 10, 10, 10, 10, 10, 10, 10};  // 110 on rank 0, 20 on each other
+  ti_placement *p = NULL;
+  const ti_placement_args a = {.load = load, .n_expert = 8, .n_slot = 12, .ep = 4};
+  cr_assert_eq(ti_placement_replicate(&a, &p, NULL), TI_OK);
+  cr_expect_eq(p->replica_first[1] - p->replica_first[0], 4, "the hot expert on every rank");
+  cr_expect_lt(ti_placement_imbalance(p, 4, load), 1.15);
   ti_placement_destroy(p);
 }
 
