@@ -59,7 +59,9 @@ TI_INLINE void add_group_4(const int R, const uint8_t *w, const int8_t *x, int g
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
       sum[r][h] = vi_add16(sum[r][h], vi_maddubs(a[h], xa));
+      VF_IN_REGISTER(sum[r][h]);  // gcc would add the two products first, and run out of registers
       sum[r][h] = vi_add16(sum[r][h], vi_maddubs(b[h], xb));
+      VF_IN_REGISTER(sum[r][h]);
     }
   }
 }
@@ -85,6 +87,8 @@ TI_INLINE void add_group_8(const int R, const uint8_t *w, const int8_t *x, int g
 TI_INLINE void dot_block(const int R, const ti_cpu_form f, const uint8_t *w, const int8_t *x, const int k0, const int k1, vi sum[RQ][2]) {
   const int g0 = f.bits == 4 ? 0 : k0 / 4, g1 = f.bits == 4 ? 4 : k1 / 4, chain = f.bits == 4 ? 4 : f.chain;
 #pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = vi_set1(0);
+#pragma GCC unroll 1
   for (int g = g0; g < g1; g += chain) {
     vi part[RQ][2];
 #pragma GCC unroll 8
@@ -99,7 +103,7 @@ TI_INLINE void dot_block(const int R, const ti_cpu_form f, const uint8_t *w, con
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-      for (int h = 0; h < 2; h++) sum[r][h] = g > g0 ? vi_add(sum[r][h], vi_pairs16(part[r][h])) : vi_pairs16(part[r][h]);
+      for (int h = 0; h < 2; h++) sum[r][h] = g1 - g0 > chain ? vi_add(sum[r][h], vi_pairs16(part[r][h])) : vi_pairs16(part[r][h]);
   }
 }
 
@@ -113,6 +117,13 @@ TI_INLINE void run_quant_tile(const int R, const ti_cpu_form f, const tile *t) {
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) acc[r][h] = t->zero ? vf_zero() : vf_load(t->out + r * ldo + h * VL);
   for (int64_t b = 0; b < n_block; b++, w += step) {
+    if (R > 2 && VL == 8) {  // 16 registers: the integer sums need them more, and gcc would not see that
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        VF_IN_MEMORY(acc[r][0]);
+        VF_IN_MEMORY(acc[r][1]);
+      }
+    }
     const uint8_t *scale = w + ti_cpu_code_bytes(f, NR);
     const float *xd = t->xs + b, *xm = t->xsum + b;
 #pragma GCC unroll 2
