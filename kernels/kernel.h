@@ -49,11 +49,12 @@ typedef struct ti_weight_src {
 } ti_weight_src;
 
 // A prepared matrix: up to TI_WEIGHT_PARTS sources stacked by rows (q, k, v; gate, up) in the backend's own layout. All parts have the same k; parts of
-// different dtypes, with and without scales, or with different col0 or block_k are TI_ERR_UNSUPPORTED: prepare them apart.
+// different dtypes (but 4- to 8-bit block types, which mix), with and without scales, or with different col0 or block_k are TI_ERR_UNSUPPORTED: prepare
+// them apart. Block types are never transposed by the CPU backends (TI_ERR_UNSUPPORTED).
 #define TI_WEIGHT_PARTS 4
 typedef struct ti_weight {
   int64_t n, k;      // all parts together
-  ti_dtype dtype;    // as stored
+  ti_dtype dtype;    // as stored (of mixed block types the first part's)
   int layout;        // the backend's
   const void *data;  // prepared, or as stored
   const float *scale;

@@ -253,6 +253,9 @@ static ti_status load_mtp(loader *l, int i, ti_mtp_weights *mw) {
   return st;
 }
 
+// Logits from bf16 or wider tables are exact; a table in 4- to 8-bit blocks meets quantised activations as every such matrix does.
+static unsigned vocabulary_flags(const ti_weight_src *src) { return ti_dtype_block(src->dtype) > 1 ? 0 : TI_WEIGHT_EXACT; }
+
 static ti_status load_vocabulary(loader *l) {
   const ti_config *c = l->c;
   ti_weights *w = l->w;
@@ -265,13 +268,13 @@ static ti_status load_vocabulary(loader *l) {
   const ti_slice s = ti_slice_rows(c->vocab, c->hidden, v0, v1 - v0);
   snprintf(l->prefix, sizeof l->prefix, "model.embed_tokens");
   ti_status st = source(l, "weight", &s, &src);
-  if (!st) st = prepare(l, &src, 1, TI_WEIGHT_EXACT, &w->embed);
+  if (!st) st = prepare(l, &src, 1, vocabulary_flags(&src), &w->embed);
   if (st) return st;
   w->lm_head = w->embed;
   if (!c->tie_embeddings) {
     snprintf(l->prefix, sizeof l->prefix, "lm_head");
     st = source(l, "weight", &s, &src);
-    if (!st) st = prepare(l, &src, 1, TI_WEIGHT_EXACT, &w->lm_head);
+    if (!st) st = prepare(l, &src, 1, vocabulary_flags(&src), &w->lm_head);
   }
   snprintf(l->prefix, sizeof l->prefix, "model");
   return st ? st : vector(l, "norm.weight", c->hidden, 0, c->hidden, &w->norm);

@@ -43,61 +43,67 @@ TI_INLINE vi load_x(const int8_t *x) {  // 4 codes, in every lane
   return vi_set1(v);
 }
 
-// Sums of code products of R rows with one block of a panel, 4 bits: sum[r][half], int32.
-TI_INLINE void dot_4(const int R, const uint8_t *w, const int8_t *x, vi sum[RQ][2]) {
+// Adds the products of groups g (low nibbles) and g + 4 (high) of a 4-bit block with R rows of x, in int16.
+TI_INLINE void add_group_4(const int R, const uint8_t *w, const int8_t *x, int g, vi sum[RQ][2]) {
   const vi low = vi_set1(0x0f0f0f0f);
-#pragma GCC unroll 8
-  for (int g = 0; g < 4; g++) {
-    vi a[2], b[2];
+  vi a[2], b[2];
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) {
-      const vi v = load_codes(w, g, h);
-      a[h] = vi_and(v, low);
-      b[h] = vi_and(vi_shr(v, 4), low);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const vi xa = load_x(x + r * KQ + 4 * g), xb = load_x(x + r * KQ + 16 + 4 * g);
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; h++) {
-        const vi p = vi_maddubs(a[h], xa);
-        sum[r][h] = vi_add16(g ? vi_add16(sum[r][h], p) : p, vi_maddubs(b[h], xb));
-      }
-    }
+  for (int h = 0; h < 2; h++) {
+    const vi v = load_codes(w, g, h);
+    a[h] = vi_and(v, low);
+    b[h] = vi_and(vi_shr(v, 4), low);
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
+  for (int r = 0; r < R; r++) {
+    const vi xa = load_x(x + r * KQ + 4 * g), xb = load_x(x + r * KQ + 16 + 4 * g);
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) sum[r][h] = vi_pairs16(sum[r][h]);
+    for (int h = 0; h < 2; h++) {
+      sum[r][h] = vi_add16(sum[r][h], vi_maddubs(a[h], xa));
+      VF_IN_REGISTER(sum[r][h]);  // gcc would add the two products first, and run out of registers
+      sum[r][h] = vi_add16(sum[r][h], vi_maddubs(b[h], xb));
+      VF_IN_REGISTER(sum[r][h]);
+    }
+  }
 }
 
-// The same of groups [g0, g1), 8 bits: |w| times x with w's sign.
-TI_INLINE void dot_8(const int R, const int chain, const uint8_t *w, const int8_t *x, const int g0, const int g1, vi sum[RQ][2]) {
+// The same of group g of an 8-bit block: |w| times x with w's sign.
+TI_INLINE void add_group_8(const int R, const uint8_t *w, const int8_t *x, int g, vi sum[RQ][2]) {
+  vi a[2], v[2];
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; h++) {
+    v[h] = load_codes(w, g, h);
+    a[h] = vi_abs8(v[h]);
+  }
 #pragma GCC unroll 8
+  for (int r = 0; r < R; r++) {
+    const vi q = load_x(x + r * KQ + 4 * g);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) sum[r][h] = vi_add16(sum[r][h], vi_maddubs(a[h], vi_sign8(q, v[h])));
+  }
+}
+
+// Sums of code products of R rows with codes [k0, k1) of a block of a panel: sum[r][half], int32. Many rows: the groups stay a loop, since gcc would
+// multiply all of them first and keep the products in memory.
+TI_INLINE void dot_block(const int R, const ti_cpu_form f, const uint8_t *w, const int8_t *x, const int k0, const int k1, vi sum[RQ][2]) {
+  const int g0 = f.bits == 4 ? 0 : k0 / 4, g1 = f.bits == 4 ? 4 : k1 / 4, chain = f.bits == 4 ? 4 : f.chain;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = vi_set1(0);
+#pragma GCC unroll 1
   for (int g = g0; g < g1; g += chain) {
     vi part[RQ][2];
 #pragma GCC unroll 8
-    for (int c = 0; c < chain; c++) {
-      vi a[2], v[2];
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; h++) {
-        v[h] = load_codes(w, g + c, h);
-        a[h] = vi_abs8(v[h]);
-      }
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++) {
-        const vi q = load_x(x + r * KQ + 4 * (g + c));
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; h++) {
-          const vi p = vi_maddubs(a[h], vi_sign8(q, v[h]));
-          part[r][h] = c ? vi_add16(part[r][h], p) : p;
-        }
-      }
+    for (int r = 0; r < R; r++) part[r][0] = part[r][1] = vi_set1(0);
+    if (R == 1 || chain == 1) {
+#pragma GCC unroll 4
+      for (int c = 0; c < chain; c++) (f.bits == 4 ? add_group_4 : add_group_8)(R, w, x, g + c, part);
+    } else {
+#pragma GCC unroll 1
+      for (int c = 0; c < chain; c++) (f.bits == 4 ? add_group_4 : add_group_8)(R, w, x, g + c, part);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-      for (int h = 0; h < 2; h++) sum[r][h] = g > g0 ? vi_add(sum[r][h], vi_pairs16(part[r][h])) : vi_pairs16(part[r][h]);
+      for (int h = 0; h < 2; h++) sum[r][h] = g1 - g0 > chain ? vi_add(sum[r][h], vi_pairs16(part[r][h])) : vi_pairs16(part[r][h]);
   }
 }
 
@@ -111,16 +117,19 @@ TI_INLINE void run_quant_tile(const int R, const ti_cpu_form f, const tile *t) {
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) acc[r][h] = t->zero ? vf_zero() : vf_load(t->out + r * ldo + h * VL);
   for (int64_t b = 0; b < n_block; b++, w += step) {
+    if (R > 2 && VL == 8) {  // 16 registers: the integer sums need them more, and gcc would not see that
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        VF_IN_MEMORY(acc[r][0]);
+        VF_IN_MEMORY(acc[r][1]);
+      }
+    }
     const uint8_t *scale = w + ti_cpu_code_bytes(f, NR);
     const float *xd = t->xs + b, *xm = t->xsum + b;
 #pragma GCC unroll 2
     for (int s = 0; s < f.n_scale; s++) {
       vi sum[RQ][2];
-      if (f.bits == 4) {
-        dot_4(R, w, t->xq + b * QB, sum);
-      } else {
-        dot_8(R, f.chain, w, t->xq + b * QB, s * 8 / f.n_scale, (s + 1) * 8 / f.n_scale, sum);
-      }
+      dot_block(R, f, w, t->xq + b * QB, s * QB / f.n_scale, (s + 1) * QB / f.n_scale, sum);
       const vf d[2] = {load_scale(f, scale, 2 * s), load_scale(f, scale, 2 * s + 1)};
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++)

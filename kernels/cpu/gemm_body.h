@@ -443,12 +443,17 @@ static void gemm_thread(void *arg, int thread, int n_threads) {
   for (int c; (c = atomic_fetch_add_explicit(&run->d->next, 1, memory_order_relaxed)) < n_chunk;) run_chunk(run, c, n_chunk, total, s);
 }
 
-// Long runs are handed out in smaller chunks, so that a thread whose CPU is taken away holds up little. bytes: of the weights, read once.
-static void run_gemms(gemm_run *run, int64_t panels, int rows, double flops, double bytes) {
+// Long runs are handed out in smaller chunks, so that a thread whose CPU is taken away holds up little. bytes: of the weights, read once. Many rows
+// of int8 activations are split by rows alone, so that each is quantised once.
+static void run_gemms(gemm_run *run, int64_t panels, int rows, bool int8, double flops, double bytes) {
   const int threads = run->d->threads;
-  const double ns = flops / 80.0 + bytes / 40.0;
+  const double ns = flops / (int8 ? 120.0 : 80.0) + bytes / 40.0;
   run->parts = panels < 4 * threads && rows >= 4 * MR * threads ? threads : 1;
   run->chunks = ns > 2e5 && panels >= 8 * threads ? 4 * threads : threads;
+  if (int8 && rows >= 4 * RQ * threads) {
+    run->parts = ti_cpu_max(1, ti_cpu_min(rows / MQ, 4 * threads) / threads) * threads;
+    run->chunks = run->parts;
+  }
   atomic_store_explicit(&run->d->next, 0, memory_order_relaxed);
   ti_cpu_run(run->d, ns, gemm_thread, run);
 }
@@ -490,7 +495,8 @@ ti_status TI_ISA(ti_cpu_gemm)(ti_dev *d, const ti_gemm_args *a) {
   assert(a->out_dtype == TI_F32);
   _Static_assert(sizeof(scratch) <= (size_t)5 << 18, "ti_cpu_scratch_need");
   gemm_run run = {.d = d, .get = get_gemm, .args = a, .n = 1};
-  run_gemms(&run, (a->w->n + NR - 1) / NR, a->m, 2.0 * a->m * (double)(a->w->n * a->w->k), weight_bytes(a->w));
+  const bool int8 = form_of(a->w) == FORM_BLOCK && quantises(d, a->w);
+  run_gemms(&run, (a->w->n + NR - 1) / NR, a->m, int8, 2.0 * a->m * (double)(a->w->n * a->w->k), weight_bytes(a->w));
   return TI_OK;
 }
 
@@ -509,7 +515,7 @@ static void get_head(const void *args, const ti_dev *d, int h, mat *m) {
 ti_status TI_ISA(ti_cpu_gemm_heads)(ti_dev *d, const ti_gemm_heads_args *a) {
   gemm_run run = {.d = d, .get = get_head, .args = a, .n = a->n_head};
   const int64_t panels = (a->w->n + NR - 1) / NR * a->n_head;
-  run_gemms(&run, panels, a->m, 2.0 * a->m * a->n_head * (double)(a->w->n * a->w->k), a->n_head * weight_bytes(a->w));
+  run_gemms(&run, panels, a->m, false, 2.0 * a->m * a->n_head * (double)(a->w->n * a->w->k), a->n_head * weight_bytes(a->w));
   return TI_OK;
 }
 
@@ -529,6 +535,6 @@ ti_status TI_ISA(ti_cpu_grouped_gemm)(ti_dev *d, const ti_grouped_gemm_args *a) 
     flops += 2.0 * a->count[e] * (double)(a->w[e].n * a->w[e].k);
     bytes += weight_bytes(&a->w[e]);
   }
-  run_gemms(&run, INT64_MAX, 0, flops, bytes);
+  run_gemms(&run, INT64_MAX, 0, false, flops, bytes);
   return TI_OK;
 }

@@ -13,6 +13,7 @@ typedef __m256 vf;
 typedef __m256i vi;
 typedef __m256 vm;
 #define VF_IN_REGISTER(v) __asm__("" : "+x"(v))  // not folded into its users as a memory operand: it is loaded once
+#define VF_IN_MEMORY(v) __asm__("" : "+m"(v))    // kept on the stack at this place
 #define TI_INLINE static inline __attribute__((always_inline, unused))
 
 TI_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }

@@ -11,6 +11,7 @@ typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
 #define VF_IN_REGISTER(v) __asm__("" : "+v"(v))  // not folded into its users as a memory operand: it is loaded once
+#define VF_IN_MEMORY(v) __asm__("" : "+m"(v))    // kept on the stack at this place
 #define TI_INLINE static inline __attribute__((always_inline, unused))
 
 TI_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }

@@ -24,7 +24,8 @@ static ti_status check_parts(const ti_weight_src *parts, int n_part, unsigned fl
   for (int i = 0; i < n_part; i++) {
     const ti_weight_src *p = &parts[i];
     if (!ti_ref_can_dequant(p->dtype)) return TI_ERR_UNSUPPORTED;
-    if (p->dtype != parts[0].dtype || has_scale(p) != has_scale(parts)) return TI_ERR_UNSUPPORTED;
+    const bool blocks = ti_dtype_block(p->dtype) > 1 && ti_dtype_block(parts->dtype) > 1;
+    if ((p->dtype != parts->dtype && !blocks) || has_scale(p) != has_scale(parts)) return TI_ERR_UNSUPPORTED;
     if (p->n < 1 || p->k < 1 || p->k != parts[0].k || p->k % ti_dtype_block(p->dtype) != 0) return TI_ERR_ARG;
     if (p->ld && (p->ld < p->k || p->ld % ti_dtype_block(p->dtype) != 0)) return TI_ERR_ARG;
     if (!has_scale(p)) continue;

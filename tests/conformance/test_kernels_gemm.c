@@ -90,16 +90,16 @@ Test(gemm, q6_k_weights_match_fp64_and_rows_stand_alone) { all_shapes(TI_Q6_K); 
 Test(gemm, threads_do_not_change_the_bits) {
   CF_EACH_BACKEND(k) {
     CF_SKIP_WITHOUT(k, gemm)
-    for (int t = 0; t < N_DTYPE; t++) {
+    for (int t = 0, a = 0; t < N_DTYPE; t += a, a = !a) {  // a: int8 activations
       const float *out[2];
       cf_dev *d[2];
       for (int i = 0; i < 2; i++) {
-        d[i] = cf_open(k, TI_ACT_NONE, i ? 3 : 1);
+        d[i] = cf_open(k, a ? TI_ACT_INT8 : TI_ACT_NONE, i ? 3 : 1);
         const ti_weight_src src = cf_weight_src(d[i], dtypes[t], 129, 768, 0, 0, 5);
         ti_weight w;
-        out[i] = cf_weight(d[i], &src, 1, 0, &w) ? run(d[i], &w, cf_up_act(d[i], cf_floats(d[i], 33 * 768, 6, 1.0f), 33 * 768), 33) : NULL;
+        out[i] = cf_weight(d[i], &src, 1, 0, &w) ? run(d[i], &w, cf_up_act(d[i], cf_floats(d[i], BIG_M * 768, 6, 1.0f), BIG_M * 768), BIG_M) : NULL;
       }
-      if (out[0]) cf_same_bits(d[1], "gemm with 3 threads", out[1], out[0], 33 * 129 * sizeof(float));
+      if (out[0]) cf_same_bits(d[1], "gemm with 3 threads", out[1], out[0], BIG_M * 129 * sizeof(float));
       cf_close(d[0]);
       cf_close(d[1]);
     }
@@ -339,6 +339,53 @@ Test(gemm, int8_activations_stay_inside_their_bound) {
       cf_close_to(d, "gemm of an EXACT weight", CF_GEMM, run(d, &w, dx, M), want, mag, M * N);
     }
     cf_close(d);
+  }
+}
+
+// Parts of several block types in one weight (as in Q4_K_M files) equal the parts, with and without int8 activations; K beyond what a backend
+// quantises at a time, many rows, bias and accumulate.
+Test(gemm, mixed_block_parts_equal_the_parts) {
+  static const ti_dtype types[3] = {TI_Q4_K, TI_Q6_K, TI_Q8_0};
+  enum { M = 70, K = 2304 };
+  static const int n[3] = {20, 33, 7};
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, gemm)
+    for (int a = 0; a < 2; a++) {
+      cf_dev *d = cf_open(k, a ? TI_ACT_INT8 : TI_ACT_NONE, 3);
+      ti_weight_src src[3];
+      for (int i = 0; i < 3; i++) src[i] = cf_weight_src(d, types[i], n[i], K, 0, 0, (uint64_t)(60 + i));
+      ti_weight all, one;
+      if (cf_weight(d, src, 3, 0, &all)) {
+        cr_assert_eq(all.n, 60);
+        const float *x = cf_floats(d, M * K, 9, 1.0f), *bias = cf_floats(d, 60, 3, 1.0f), *old = cf_floats(d, M * 60, 4, 1.0f);
+        void *dx = cf_up_act(d, x, M * K);
+        ti_gemm_args g = {.out = cf_up(d, old, M * 60 * sizeof *old),
+                          .x = dx,
+                          .w = &all,
+                          .bias = cf_up(d, bias, 60 * sizeof *bias),
+                          .m = M,
+                          .out_dtype = TI_F32,
+                          .accumulate = true};
+        cf_ok(d, "gemm", k->gemm(d->d, &g));
+        const float *got = cf_down_f32(d, g.out, M * 60);
+        g.out = cf_up(d, old, 60 * sizeof *old);
+        g.m = 1;
+        cf_ok(d, "gemm", k->gemm(d->d, &g));
+        cf_same_bits(d, "gemm of mixed parts, one row", cf_down_f32(d, g.out, 60), got, 60 * sizeof(float));
+        for (int i = 0, at = 0; i < 3; at += n[i], i++) {
+          cr_assert(cf_weight(d, &src[i], 1, 0, &one));
+          const float *want = run(d, &one, dx, M);
+          for (int r = 0; r < M; r++) {
+            for (int c = 0; c < n[i]; c++) {
+              const float v = got[r * 60 + at + c], e = want[r * n[i] + c] + bias[at + c] + old[r * 60 + at + c];
+              cr_assert(fabsf(v - e) <= 1e-4f * (1.0f + fabsf(e)), "%s: %s part [%d, %d]: %g, want %g", k->name, ti_dtype_name(types[i]), r, c,
+                        (double)v, (double)e);
+            }
+          }
+        }
+      }
+      cf_close(d);
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "kernels/kernel.h"
+#include "kernels/ref/dequant.h"
 
 static ti_dev *open_dev(const ti_kernels *k) {
   ti_dev *d = NULL;
@@ -93,6 +94,123 @@ Test(cpu_weight, every_element_is_where_it_belongs) {
       free(a);
       free(b);
     }
+  }
+  k->close(d);
+}
+
+// ---- block types ----
+
+static const ti_dtype blocks[] = {TI_Q4_0, TI_Q4_1, TI_Q5_0, TI_Q5_1, TI_Q8_0, TI_Q4_K, TI_Q5_K, TI_Q6_K};
+enum { N_BLOCK = sizeof blocks / sizeof *blocks };
+
+// n blocks of any codes (-128 among Q8_0's) and finite scales.
+static void *blocks_of(ti_dtype t, size_t n, unsigned seed) {
+  const size_t bytes = (size_t)ti_dtype_block_bytes(t);
+  uint8_t *p = malloc(n * bytes);
+  for (size_t i = 0; i < n * bytes; i++) p[i] = (uint8_t)((i * 2654435761u + seed * 977u) >> 13);
+  for (size_t i = 0; i < n; i++) {
+    const uint16_t d = ti_f32_to_f16(0.013f * (float)(1 + (i + seed) % 7)), m = ti_f32_to_f16(-0.11f * (float)(i % 5));
+    memcpy(p + i * bytes + (t == TI_Q6_K ? 208 : 0), &d, 2);
+    if (t == TI_Q4_1 || t == TI_Q5_1 || t == TI_Q4_K || t == TI_Q5_K) memcpy(p + i * bytes + 2, &m, 2);
+  }
+  return p;
+}
+
+// Prepares block parts, with a guard behind the memory, and compares every row that embed reads back with the reference's, to the bit.
+static void check_blocks(const ti_kernels *k, ti_dev *d, const ti_weight_src *parts, int n_part) {
+  enum { GUARD = 64 };
+  size_t size = 0;
+  cr_assert_eq(k->weight_size(d, parts, n_part, 0, &size), TI_OK);
+  uint8_t *mem = k->alloc(d, size + GUARD);
+  memset(mem, 0xff, size);
+  memset(mem + size, 0xa5, GUARD);
+  ti_weight w;
+  cr_assert_eq(k->weight_prepare(d, parts, n_part, 0, mem, &w), TI_OK);
+  for (int i = 0; i < GUARD; i++) cr_assert_eq(mem[size + (size_t)i], 0xa5, "prepare wrote past the size it asked for");
+  float *out = calloc((size_t)w.k, sizeof *out), *want = calloc((size_t)w.k, sizeof *want);
+  int32_t id = 0;
+  for (const ti_weight_src *p = parts; p < parts + n_part; p++) {
+    const size_t row = (size_t)((p->ld ? p->ld : p->k) / ti_dtype_block(p->dtype) * ti_dtype_block_bytes(p->dtype));
+    for (int64_t r = 0; r < p->n; r++, id++) {
+      ti_ref_dequant_row(p->dtype, (const uint8_t *)p->data + (size_t)r * row, want, (size_t)p->k);
+      cr_assert_eq(k->embed(d, &(ti_embed_args){.out = out, .ids = &id, .table = &w, .n_row = 1, .hidden = (int)w.k, .n_id = (int)w.n}), TI_OK);
+      for (int64_t c = 0; c < w.k; c++)
+        cr_assert(out[c] == want[c], "%s, output %d, k %d: %g, want %g", ti_dtype_name(p->dtype), id, (int)c, (double)out[c], (double)want[c]);
+    }
+  }
+  cr_assert_eq(id, w.n);
+  free(out);
+  free(want);
+  k->free(d, mem);
+}
+
+Test(cpu_weight, blocks_come_back_as_the_reference_reads_them) {
+  const ti_kernels *k = ti_kernels_cpu();
+  ti_dev *d = open_dev(k);
+  for (int t = 0; t < N_BLOCK; t++) {
+    const ti_dtype other = blocks[(t + 3) % N_BLOCK];
+    void *a = blocks_of(blocks[t], 60 * 768 / (size_t)ti_dtype_block(blocks[t]), 1),
+         *b = blocks_of(other, 60 * 512 / (size_t)ti_dtype_block(other), 2);
+    const ti_weight_src parts[3] = {{.data = a, .dtype = blocks[t], .n = 17, .k = 512, .ld = 768},
+                                    {.data = a, .dtype = blocks[t], .n = 41, .k = 512},
+                                    {.data = b, .dtype = other, .n = 5, .k = 512}};
+    check_blocks(k, d, parts, 1);
+    check_blocks(k, d, parts, 2);
+    check_blocks(k, d, parts, 3);  // mixed
+    free(a);
+    free(b);
+  }
+  k->close(d);
+}
+
+Test(cpu_weight, block_sources_that_cut_a_block_are_refused) {
+  const ti_kernels *k = ti_kernels_cpu();
+  ti_dev *d = open_dev(k);
+  size_t size = 77;
+  uint8_t x[4096] = {0};
+  const ti_weight_src good = {.data = x, .dtype = TI_Q4_1, .n = 4, .k = 64};
+  ti_weight_src bad = good;
+  bad.k = 48;
+  cr_assert_eq(k->weight_size(d, &bad, 1, 0, &size), TI_ERR_ARG);
+  bad = good;
+  bad.ld = 80;
+  cr_assert_eq(k->weight_size(d, &bad, 1, 0, &size), TI_ERR_ARG);
+  bad = good;
+  bad.dtype = TI_Q4_K;
+  cr_assert_eq(k->weight_size(d, &bad, 1, 0, &size), TI_ERR_ARG);
+  cr_assert_eq(k->weight_size(d, &good, 1, TI_WEIGHT_TRANSPOSE, &size), TI_ERR_UNSUPPORTED);
+  const ti_weight_src mixed[2] = {good, {.data = x, .dtype = TI_F32, .n = 4, .k = 64}}, turned[2] = {mixed[1], mixed[0]};
+  cr_assert_eq(k->weight_size(d, mixed, 2, 0, &size), TI_ERR_UNSUPPORTED);
+  cr_assert_eq(k->weight_size(d, turned, 2, 0, &size), TI_ERR_UNSUPPORTED);
+  cr_assert_eq(size, 77);
+  k->close(d);
+}
+
+// Activations of NaN or infinity must show; those of a tiny block are zeros.
+Test(cpu_weight, int8_activations_keep_nan_and_infinity) {
+  const ti_kernels *k = ti_kernels_cpu();
+  ti_dev *d = NULL;
+  ti_error err = {0};
+  cr_assert_eq(k->open(&(ti_dev_options){.threads = 1, .act_quant = TI_ACT_INT8}, &d, &err), TI_OK, "%s", err.text);
+  enum { N = 20, K = 96 };
+  for (int t = 0; t < 5; t++) {
+    void *a = blocks_of(blocks[t], N * K / 32, 3);
+    const ti_weight_src src = {.data = a, .dtype = blocks[t], .n = N, .k = K};
+    size_t size;
+    cr_assert_eq(k->weight_size(d, &src, 1, 0, &size), TI_OK);
+    void *mem = k->alloc(d, size);
+    ti_weight w;
+    cr_assert_eq(k->weight_prepare(d, &src, 1, 0, mem, &w), TI_OK);
+    const float odd[] = {NAN, -INFINITY, 1e-40f};
+    for (int i = 0; i < 3; i++) {
+      float x[K] = {0}, out[N];
+      x[40] = odd[i];
+      cr_assert_eq(k->gemm(d, &(ti_gemm_args){.out = out, .x = x, .w = &w, .m = 1, .out_dtype = TI_F32}), TI_OK);
+      for (int n = 0; n < N; n++)
+        cr_assert(i < 2 ? !isfinite(out[n]) : out[n] == 0.0f, "%s, x of %g: %g", ti_dtype_name(blocks[t]), (double)odd[i], (double)out[n]);
+    }
+    k->free(d, mem);
+    free(a);
   }
   k->close(d);
 }
