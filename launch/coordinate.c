@@ -67,6 +67,7 @@ static ti_status open_coord(head *h, ti_error *err) {
                                .max_num_batched_tokens = j->max_num_batched_tokens,
                                .max_waiting = (uint32_t)j->flags.max_waiting,
                                .steps_in_flight = 2,
+                               .max_draft = j->speculative.max_draft,
                                .lockstep = h->model->moe.n_expert > 0,
                                .prefix_caching = j->flags.prefix_caching,
                                .policy = j->flags.scheduling_policy == TI_POLICY_PRIORITY ? "priority" : "fcfs",

@@ -1,4 +1,4 @@
-// Opening the gateway (see doors.h). Rank 0's main thread, at start and end.
+// Opening the doors (see doors.h). Rank 0's main thread, at start and end.
 #include "launch/doors.h"
 
 #include <jansson.h>
@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "coordinator/frontdoor/frontdoor.h"
 #include "coordinator/gateway/gateway.h"
 #include "model/chat.h"
 #include "model/tokenizer.h"
@@ -17,8 +18,12 @@ struct ti_text {
   const ti_config *model;
 };
 
+enum { TEXT_THREADS = 2 };
+
 struct ti_doors {
+  ti_pool *pool;  // of text threads, for both doors
   ti_gateway *http;
+  ti_frontdoor *client;  // NULL: not asked for
   const char *names[2];  // the gateway borrows them
   char url[192];
 };
@@ -63,33 +68,67 @@ void ti_text_close(ti_text *t) {
   free(t);
 }
 
+static ti_status open_http(const ti_settings *job, const ti_prompt_source *model, const ti_backend *backend, ti_metrics *metrics, ti_doors *d,
+                           ti_error *err) {
+  const ti_flags *f = &job->flags;
+  const ti_gateway_config cfg = {.host = f->host,
+                                 .port = (uint16_t)f->port,
+                                 .api_key = f->api_key,
+                                 .model_names = d->names,
+                                 .n_model_names = strcmp(d->names[0], d->names[1]) ? 2 : 1,
+                                 .model = *model,
+                                 .backend = *backend,
+                                 .pool = d->pool,
+                                 .ui = f->ui,
+                                 .access_log = f->log_level >= TI_LOG_DEBUG,
+                                 .metrics = metrics};
+  const ti_status st = ti_gateway_start(&cfg, &d->http, err);
+  if (st) return st;
+  const bool any = !strcmp(f->host, "0.0.0.0") || !strcmp(f->host, "::"), v6 = strchr(f->host, ':') && !any;
+  snprintf(d->url, sizeof d->url, "http://%s%s%s:%u", v6 ? "[" : "", any ? "127.0.0.1" : f->host, v6 ? "]" : "", ti_gateway_port(d->http));
+  return TI_OK;
+}
+
+static ti_status open_client(const ti_settings *job, const ti_prompt_source *model, const ti_backend *backend, ti_metrics *metrics, ti_doors *d,
+                             ti_error *err) {
+  const ti_flags *f = &job->flags;
+  const ti_frontdoor_config cfg = {.url = f->client_url,
+                                   .api_key = f->api_key,
+                                   .model_name = d->names[0],
+                                   .model = *model,
+                                   .backend = *backend,
+                                   .pool = d->pool,
+                                   .metrics = metrics};
+  if (!strncmp(f->client_url, "tls", 3))
+    return ti_error_set(err, TI_ERR_ARG, "--client-url %s: expected ipc://PATH or tcp://HOST:PORT", f->client_url);
+  const ti_status st = ti_frontdoor_start(&cfg, &d->client, err);
+  if (st) return ti_error_prefix(err, "--client-url");
+  ti_log_info("coordinator: libtitan at %s", ti_frontdoor_url(d->client));
+  return TI_OK;
+}
+
 ti_status ti_doors_open(const ti_settings *job, const ti_text *t, ti_coord *coord, ti_metrics *metrics, ti_doors **out, ti_error *err) {
   const ti_flags *f = &job->flags;
   ti_doors *d = calloc(1, sizeof *d);
   if (!d) return ti_error_set(err, TI_ERR_NOMEM, "no memory for the gateway");
   d->names[0] = ti_settings_model_name(f);
   d->names[1] = f->model;
-  const ti_gateway_config cfg = {
-      .host = f->host,
-      .port = (uint16_t)f->port,
-      .api_key = f->api_key,
-      .model_names = d->names,
-      .n_model_names = strcmp(d->names[0], d->names[1]) ? 2 : 1,
-      .model = {.tokenizer = t->tokenizer,
-                .chat = t->chat,
-                .special_tokens = t->special,
-                .lim = {.vocab = (uint32_t)t->model->vocab, .max_model_len = job->max_model_len, .has_tokenizer = t->tokenizer != NULL}},
-      .backend = ti_backend_of_coord(coord),
-      .ui = f->ui,
-      .access_log = f->log_level >= TI_LOG_DEBUG,
-      .metrics = metrics};
-  const ti_status st = ti_gateway_start(&cfg, &d->http, err);
+  const ti_prompt_source model = {.tokenizer = t->tokenizer,
+                                  .chat = t->chat,
+                                  .special_tokens = t->special,
+                                  .lim = {.vocab = (uint32_t)t->model->vocab,
+                                          .max_model_len = job->max_model_len,
+                                          .has_tokenizer = t->tokenizer != NULL,
+                                          .has_seed = f->seed >= 0,
+                                          .seed = (uint64_t)f->seed}};
+  const ti_backend backend = ti_backend_of_coord(coord);
+  ti_status st = ti_pool_create(TEXT_THREADS, &d->pool, err);
+  if (!st) st = open_http(job, &model, &backend, metrics, d, err);
+  if (!st && f->client_url[0]) st = open_client(job, &model, &backend, metrics, d, err);
   if (st) {
-    free(d);
+    ti_doors_close(d);
     return st;
   }
-  const bool any = !strcmp(f->host, "0.0.0.0") || !strcmp(f->host, "::"), v6 = strchr(f->host, ':') && !any;
-  snprintf(d->url, sizeof d->url, "http://%s%s%s:%u", v6 ? "[" : "", any ? "127.0.0.1" : f->host, v6 ? "]" : "", ti_gateway_port(d->http));
   *out = d;
   return TI_OK;
 }
@@ -98,6 +137,8 @@ const char *ti_doors_url(const ti_doors *d) { return d->url; }
 
 void ti_doors_close(ti_doors *d) {
   if (!d) return;
+  ti_frontdoor_stop(d->client);
   ti_gateway_stop(d->http);
+  ti_pool_destroy(d->pool);
   free(d);
 }

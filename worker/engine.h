@@ -53,6 +53,7 @@ typedef struct ti_engine_config {
 ti_status ti_engine_create(const ti_engine_config *cfg, ti_engine **out, ti_error *err) TI_MUST_CHECK;
 void ti_engine_destroy(ti_engine *e);
 
+// scratch_bytes: device memory of activations, experts and the sampler.
 typedef struct ti_engine_facts { uint32_t n_slot, n_page, page_tokens, max_rows, max_context; uint64_t weight_bytes, kv_bytes, scratch_bytes; } ti_engine_facts;
 void ti_engine_get_facts(const ti_engine *e, ti_engine_facts *out);
 
