@@ -31,7 +31,7 @@ esac
 [ -n "$port" ] || port=$([ -n "$once" ] && echo 0 || echo 8000)
 chat=
 [ "$model" != smollm2 ] || [ -e "$model" ] || chat=1
-[ -n "$prompt" ] || prompt=$([ -n "$chat" ] && echo 'What is the capital of France?' || echo 'Once upon a time, there was a little girl named Lily.')
+[ -n "$prompt" ] || prompt=$([ -n "$chat" ] && echo 'Why is the sky blue?' || echo 'Once upon a time, there was a little girl named Lily.')
 [ -d "$model" ] || [ ! -d "$root/models/$model" ] || model=$root/models/$model
 
 tmp=$(mktemp -d) || exit 5
