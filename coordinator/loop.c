@@ -147,6 +147,7 @@ static ti_status check_drain(ti_coord *c, uint64_t *next_us) {
 }
 
 ti_status ti_coord_turn(ti_coord *c, uint64_t *next_us, ti_error *err) {
+  const bool was = c->failed;
   c->now_us = ti_now_us(c->cfg.clock);
   *next_us = UINT64_MAX;
   ti_inbox_clear(&c->events);
@@ -158,7 +159,6 @@ ti_status ti_coord_turn(ti_coord *c, uint64_t *next_us, ti_error *err) {
   ti_inbox_clear(&c->mail);
   for (ti_inbox_node *n; (n = ti_inbox_pop(&c->mail)) != NULL;) ti_mail_take(c, (ti_mail *)n);
   check_deadlines(c, next_us);
-  const bool was = c->failed;
   ti_control_check(c, next_us);
   plan_all(c);
   const ti_status st = check_drain(c, next_us);

@@ -72,6 +72,7 @@ static ti_status open_coord(head *h, ti_error *err) {
                                .max_waiting = (uint32_t)j->flags.max_waiting,
                                .steps_in_flight = 2,
                                .two_batch_rows = j->flags.overlap == TI_OVERLAP_ON ? 2 : j->flags.overlap == TI_OVERLAP_AUTO ? TWO_BATCH_AUTO_ROWS : 0,
+                               .max_draft = j->speculative.max_draft,
                                .lockstep = h->model->moe.n_expert > 0,
                                .prefix_caching = j->flags.prefix_caching,
                                .policy = j->flags.scheduling_policy == TI_POLICY_PRIORITY ? "priority" : "fcfs",

@@ -78,7 +78,9 @@ ti_status ti_doors_open(const ti_settings *job, const ti_text *t, ti_coord *coor
       .tokenizer = t->tokenizer,
       .chat = t->chat,
       .special_tokens = t->special,
-      .lim = {.vocab = (uint32_t)t->model->vocab, .max_model_len = job->max_model_len, .has_tokenizer = t->tokenizer != NULL}};
+      .lim = {.vocab = (uint32_t)t->model->vocab, .max_model_len = job->max_model_len, .has_tokenizer = t->tokenizer != NULL,
+              .has_seed = f->seed >= 0,
+              .seed = (uint64_t)f->seed}};
   ti_status st = ti_pool_create(TEXT_THREADS, &d->pool, err);
   const ti_gateway_config cfg = {.host = f->host,
                                  .port = (uint16_t)f->port,

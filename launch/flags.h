@@ -14,7 +14,7 @@
 
 enum { TI_DEVICE_AUTO, TI_DEVICE_CPU, TI_DEVICE_CUDA };
 enum { TI_KV_AUTO, TI_KV_F32, TI_KV_BF16, TI_KV_FP8 };
-enum { TI_QUANT_NONE, TI_QUANT_INT8, TI_QUANT_FP8 };  // --activation-quant; ti_act_quant's values
+enum { TI_QUANT_AUTO, TI_QUANT_NONE, TI_QUANT_INT8, TI_QUANT_FP8 };
 enum { TI_OVERLAP_OFF, TI_OVERLAP_ON, TI_OVERLAP_AUTO };
 enum { TI_POLICY_FCFS, TI_POLICY_PRIORITY };
 
@@ -34,7 +34,8 @@ typedef struct ti_flags {
   double gpu_memory_utilization;
   int64_t kv_cache_dtype, block_size, max_num_seqs, max_num_batched_tokens, max_waiting, scheduling_policy;
   bool prefix_caching;
-  int64_t seed;  // -1: a random one a request
+  char speculative_config[512];  // JSON; "": no drafts
+  int64_t seed;                  // of requests that bring none; -1: a random one each
   // the device
   int64_t device, threads, activation_quant, overlap;
   bool deterministic, allow_nan;

@@ -5,13 +5,13 @@
 #
 #   --once          stop after the answer
 #   --workers N     worker ranks (2)
-#   --model         a bundled model's name (titan-tiny-dense) or a path
-#   --prompt TEXT   what to continue
+#   --model         a bundled model's name (titan-tiny-moe), smollm2 (fetched once, 98 MB: a model to chat with) or a path
+#   --prompt TEXT   what to continue, or to answer in a chat
 #   --port P        of HTTP (8000; with --once a free one)
 set -u
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-once= workers=2 model=titan-tiny-dense prompt='Once upon a time, there was a little girl named Lily.' port=
+once= workers=2 model=titan-tiny-moe prompt= port=
 while [ $# -gt 0 ]; do
   case $1 in
     --once) once=1 ;;
@@ -29,6 +29,9 @@ case $workers in
   '' | *[!0-9]* | 0) echo "quickstart.sh: --workers '$workers': expected a number from 1" >&2; exit 2 ;;
 esac
 [ -n "$port" ] || port=$([ -n "$once" ] && echo 0 || echo 8000)
+chat=
+[ "$model" != smollm2 ] || [ -e "$model" ] || chat=1
+[ -n "$prompt" ] || prompt=$([ -n "$chat" ] && echo 'Why is the sky blue?' || echo 'Once upon a time, there was a little girl named Lily.')
 [ -d "$model" ] || [ ! -d "$root/models/$model" ] || model=$root/models/$model
 
 tmp=$(mktemp -d) || exit 5
@@ -55,13 +58,13 @@ fi
 # the command line client comes with the same build where it is there
 (cd "$root" && cmake --build --preset release --target titan) >>"$tmp/build.log" 2>&1
 
-# A dense model is cut in two where the workers come in pairs; experts are spread over all of them as they are.
+# A dense model is cut in two where the workers come in pairs; experts are spread over all of them as they are. SmolLM2's 9 and 3 heads are not halved.
 tp=1
-[ $((workers % 2)) -ne 0 ] || grep -q 'n_routed_experts\|num_local_experts\|num_experts"' "$model/config.json" 2>/dev/null || tp=2
+[ $((workers % 2)) -ne 0 ] || [ -n "$chat" ] || grep -q 'n_routed_experts\|num_local_experts\|num_experts"' "$model/config.json" 2>/dev/null || tp=2
 echo "quickstart: starting $workers workers" >&2
 TITAN_LOG_LEVEL=${TITAN_LOG_LEVEL:-warn} "$here/up.sh" --workers "$workers" --model "$model" --tensor-parallel-size $tp --port "$port" --ready-file "$tmp/ready" --shutdown-timeout 5 &
 up=$!
-for _ in $(seq 1200); do  # two minutes
+for _ in $(seq $([ -n "$chat" ] && echo 6600 || echo 1200)); do  # two minutes, and what fetch-model.sh may take
   [ -s "$tmp/ready" ] && break
   if ! kill -0 "$up" 2>/dev/null; then
     wait "$up"
@@ -71,12 +74,14 @@ for _ in $(seq 1200); do  # two minutes
   fi
   sleep 0.1
 done
-[ -s "$tmp/ready" ] || { echo "quickstart: the cluster was not ready within two minutes" >&2; finish 4; }
+[ -s "$tmp/ready" ] || { echo "quickstart: the cluster was not ready in time" >&2; finish 4; }
 url=$(cat "$tmp/ready")
 echo "quickstart: serving at $url" >&2
 
-printf '%s' "$prompt"
-if [ -x "$root/build/release/bin/titan" ]; then
+if [ -n "$chat" ]; then
+  echo "> $prompt"
+  "$root/build/release/bin/titan" chat --url "$url" --max-tokens 128 --temperature 0 "$prompt"
+elif printf '%s' "$prompt" && [ -x "$root/build/release/bin/titan" ]; then
   "$root/build/release/bin/titan" complete --url "$url" --max-tokens 64 --temperature 0 "$prompt"
 else
   python3 - "$url" "$prompt" <<'P'
@@ -98,6 +103,10 @@ if [ -n "$once" ] || [ $answered -ne 0 ]; then
   up=
   [ $answered -eq 0 ] || code=5
   finish "$code"
+fi
+if [ -n "$chat" ] && [ -t 0 ]; then
+  "$root/build/release/bin/titan" chat --url "$url"
+  finish 0
 fi
 echo "quickstart: still serving; for example
   curl $url/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"The sun\", \"max_tokens\": 32}'

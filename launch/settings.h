@@ -6,6 +6,7 @@
 #include "base/dtype.h"
 #include "base/mesh.h"
 #include "launch/flags.h"
+#include "launch/speculative.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
 
@@ -19,6 +20,7 @@ typedef struct ti_settings {
   uint32_t page_tokens, max_model_len, max_num_seqs, max_num_batched_tokens;
   ti_dtype kv_dtype;
   uint64_t kv_bytes;  // a worker
+  ti_speculative speculative;
 } ti_settings;
 
 // Decides all but secret and id. Errors (TI_ERR_ARG) name the flag, the value, the limit, what would do.

@@ -4,6 +4,7 @@
 #   launch/up.sh [--workers N] [titan-serve flags]        titan-serve --help lists them
 #
 #   --workers N             worker ranks, besides the coordinator (1)
+#   --model smollm2         fetched once and kept (launch/fetch-model.sh); served under that name
 #   TITAN_SERVE             the binary (build/release/bin/titan-serve, else the one in PATH)
 #   TITAN_MPIRUN_FLAGS      more flags for mpirun, such as --hostfile FILE
 #
@@ -17,9 +18,21 @@ while [ $# -gt 0 ]; do
   case $1 in
     --workers) workers=${2-}; shift $(($# > 1 ? 2 : 1)); continue ;;
     --workers=*) workers=${1#*=}; shift; continue ;;
+    --model | --model=*)
+      model=${1#--model=}
+      [ "$1" != --model ] || model=${2-}
+      if [ "$model" = smollm2 ] && [ ! -e "$model" ]; then
+        path=$("$here/fetch-model.sh" "$model") || exit 3
+        export TITAN_SERVED_MODEL_NAME=${TITAN_SERVED_MODEL_NAME:-$model}  # --served-model-name counts more
+        args+=(--model "$path")
+        [ "$1" != --model ] || shift
+        shift
+        continue
+      fi
+      ;;
     --status-file) status=${2-} ;;
     --status-file=*) status=${1#*=} ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
   esac
   args+=("$1")
   shift

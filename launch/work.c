@@ -20,6 +20,7 @@ typedef struct work {
   ti_coll *tp, *world;
   ti_trace *trace;
   ti_worker *worker;
+  ti_ngram_drafter drafter;
   ti_post post;
   char device[64];
 } work;
@@ -55,6 +56,16 @@ static int threads_of(const work *w) {
   return n > 0 ? n : 1;
 }
 
+// Int8 is what products with block weights are made for: it bounds their error as the weights' own rounding does (docs/numerics.md).
+static ti_act_quant act_quant_of(const work *w) {
+  static const ti_act_quant said[] = {[TI_QUANT_NONE] = TI_ACT_NONE, [TI_QUANT_INT8] = TI_ACT_INT8, [TI_QUANT_FP8] = TI_ACT_FP8};
+  if (w->job->flags.activation_quant != TI_QUANT_AUTO) return said[w->job->flags.activation_quant];
+  ti_tensor t;
+  for (int i = 0; i < w->ckpt->ops->count(w->ckpt); i++)
+    if (!w->ckpt->ops->at(w->ckpt, i, &t) && ti_dtype_block(t.dtype) > 1) return TI_ACT_INT8;
+  return TI_ACT_NONE;
+}
+
 static void overdue(void *arg, const char *doing) {
   const work *w = arg;
   ti_rank_say_end(w->job, TI_EXIT_CLUSTER, w->meet->rank, w->meet->self.host, doing,
@@ -69,6 +80,7 @@ static ti_status open_worker(work *w, ti_error *err) {
   snprintf(w->device, sizeof w->device, "%s, %d thread%s", k->name, threads, threads == 1 ? "" : "s");
   ti_status st = open_colls(w, err);
   if (st) return st;
+  if (j->speculative.max_draft) ti_ngram_drafter_init(&w->drafter, j->speculative.min_n, j->speculative.max_n);
   const ti_worker_config cfg = {
       .rank = (uint32_t)w->meet->rank,
       .address = w->post.address,
@@ -82,7 +94,7 @@ static ti_status open_worker(work *w, ti_error *err) {
       .engine = {.model = &w->model,
                  .ckpt = w->ckpt,
                  .kernels = k,
-                 .dev = {.threads = threads, .act_quant = (ti_act_quant)j->flags.activation_quant, .deterministic = j->flags.deterministic},
+                 .dev = {.threads = threads, .act_quant = act_quant_of(w), .deterministic = j->flags.deterministic},
                  .mesh = j->mesh,
                  .worker = w->meet->rank - 1,
                  .tp = w->tp,
@@ -96,6 +108,7 @@ static ti_status open_worker(work *w, ti_error *err) {
                  .deterministic = j->flags.deterministic,
                  .allow_nan = j->flags.allow_nan,
                  .overlap = j->flags.overlap != TI_OVERLAP_OFF,
+                 .drafter = j->speculative.max_draft ? &w->drafter.base : NULL,
                  .trace = w->trace},
   };
   st = ti_worker_create(&cfg, &w->worker, err);

@@ -64,7 +64,11 @@ void ti_engine_destroy(ti_engine *e) {
 
 void ti_engine_get_facts(const ti_engine *e, ti_engine_facts *out) {
   *out = (ti_engine_facts){.n_slot = e->cfg.max_num_seqs, .n_page = e->n_page, .page_tokens = e->cfg.page_tokens, .max_rows = e->cfg.max_num_batched_tokens,
-                           .max_context = e->cfg.max_model_len, .weight_bytes = e->graph.w.bytes, .kv_bytes = (uint64_t)e->n_page * e->graph.layout.page_bytes, .n_replica = ti_graph_replicas(&e->graph)};
+                           .max_context = e->cfg.max_model_len,
+                           .weight_bytes = e->graph.w.bytes,
+                           .kv_bytes = (uint64_t)e->n_page * e->graph.layout.page_bytes,
+                           .scratch_bytes = e->graph.scratch_bytes,
+                           .n_replica = ti_graph_replicas(&e->graph)};
 }
 
 void ti_engine_reset(ti_engine *e) { ti_slots_reset(&e->slots); }

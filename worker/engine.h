@@ -56,7 +56,12 @@ ti_status ti_engine_create(const ti_engine_config *cfg, ti_engine **out, ti_erro
 // Not after a step that failed in a collective while it has `abandoned` operations (coll.h): then leave with _exit. NULL is fine.
 void ti_engine_destroy(ti_engine *e);
 
-typedef struct ti_engine_facts { uint32_t n_slot, n_page, page_tokens, max_rows, max_context; uint64_t weight_bytes, kv_bytes, scratch_bytes; uint32_t n_replica; } ti_engine_facts;  // n_replica: redundant experts here, over all MoE layers
+typedef struct ti_engine_facts {
+  uint32_t n_slot, n_page, page_tokens, max_rows, max_context;
+  uint64_t weight_bytes, kv_bytes;
+  uint64_t scratch_bytes;  // device memory of activations, experts and the sampler
+  uint32_t n_replica;      // redundant experts here, over all MoE layers
+} ti_engine_facts;
 void ti_engine_get_facts(const ti_engine *e, ti_engine_facts *out);
 
 // Runs one plan. *out and its arrays lie in `arena` (reset by the caller between steps; no other allocation). Errors: TI_ERR_FORMAT (a plan that

@@ -105,6 +105,7 @@ int ti_tool_bench(int argc, char **argv) {
       TI_MODEL_OPT(f.s),
       {"endpoint", "NAME", "completions or chat", .kind = TI_OPT_TEXT, .target = &f.endpoint},
       {"num-requests", "N", "requests in all (0: 100, or all of a file)", .kind = TI_OPT_INT, .target = &f.n, .lo = 0, .hi = 4e6, .letter = 'n'},
+      {"requests", "N", "the same as --num-requests", .kind = TI_OPT_INT, .target = &f.n, .lo = 0, .hi = 4e6},
       {"concurrency", "C", "closed loop: so many in flight (0: 16); open loop: at most so many (0: 4096)", .kind = TI_OPT_INT,
        .target = &f.concurrency, .lo = 0, .hi = 65536, .letter = 'c'},
       {"rate", "R", "open loop: Poisson arrivals, R a second (0: closed loop)", .kind = TI_OPT_REAL, .target = &f.rate, .lo = 0, .hi = 1e6},

@@ -35,10 +35,12 @@ int ti_tool_complete(int argc, char **argv) {
   ti_sampling_flags f = TI_SAMPLING_DEFAULT;
   f.max_tokens = 256;
   bool echo = false, verbose = false;
+  const char *prompt = NULL;
   const ti_opt opts[] = {
       TI_SERVER_OPTS(s),
       TI_MODEL_OPT(s),
       TI_SAMPLING_OPTS(f),
+      {"prompt", "TEXT", "the prompt, in place of the argument", .kind = TI_OPT_TEXT, .target = &prompt},
       {"echo", NULL, "print the prompt first", .kind = TI_OPT_FLAG, .target = &echo},
       {"verbose", NULL, "token counts and the reason of the end, on stderr", .kind = TI_OPT_FLAG, .target = &verbose, .letter = 'v'},
       TI_SERVER_TLS_OPTS(s)};
@@ -54,7 +56,11 @@ int ti_tool_complete(int argc, char **argv) {
   ti_error err = {0};
   ti_buf in;
   ti_buf_init(&in, PROMPT_MAX);
-  const char *arg = argv[first];
+  if (prompt && argv[first]) {
+    fprintf(stderr, "titan complete: --prompt '%s' and the argument '%s': expected one of them\n", prompt, argv[first]);
+    return 2;
+  }
+  const char *arg = prompt ? prompt : argv[first];
   ti_status st = arg && strcmp(arg, "-") != 0 ? ti_buf_puts(&in, arg) : ti_tool_read(stdin, PROMPT_MAX, &in, &err);
   ti_stream_result result = {.prompt_tokens = -1, .completion_tokens = -1};
   if (!ti_failed(st)) {

@@ -25,6 +25,8 @@ typedef struct ti_gen_limits {
   uint32_t vocab;          // ids are below it
   uint32_t max_model_len;  // prompt + generated tokens
   bool has_tokenizer;      // else prompts are ids, and there are no stop strings
+  bool has_seed;           // requests that bring no seed get `seed`; else a random one each
+  uint64_t seed;
 } ti_gen_limits;
 
 typedef struct ti_gen_params {

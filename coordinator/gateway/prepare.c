@@ -125,7 +125,8 @@ ti_status ti_prepare_spec(const ti_prepare *p, ti_request_spec **spec, ti_tokenl
   s->sampling = *g;
   s->sampling.bias_id.v = copy(g->bias_id.v, g->bias_id.n, sizeof(uint32_t), &ok);
   s->sampling.bias_value.v = copy(g->bias_value.v, g->bias_value.n, sizeof(float), &ok);
-  if (!p->gen->has_seed) st = ti_wire_random(&s->sampling.seed, sizeof s->sampling.seed);
+  if (!p->gen->has_seed && p->lim->has_seed) s->sampling.seed = p->lim->seed;
+  if (!p->gen->has_seed && !p->lim->has_seed) st = ti_wire_random(&s->sampling.seed, sizeof s->sampling.seed);
   if (st || !ok || !copy_stop_ids(p, s)) goto err_nomem;
   s->n_prompt = p->n_ids;
   s->max_tokens = max;

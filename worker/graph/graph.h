@@ -66,12 +66,15 @@ typedef struct ti_graph {
   ti_piece_times times;
   void *mtp_in;        // [max_row, 2 * hidden] act, NULL without MTP
   size_t act_bytes;    // of one activation
+  uint64_t scratch_bytes;  // of ti_graph_alloc: activations, experts, the sampler
   void *tap_mem;       // host copy of what is tapped, NULL without a tap
 } ti_graph;
 
 ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, ti_error *err) TI_MUST_CHECK;
 uint32_t ti_graph_replicas(const ti_graph *g);  // redundant experts on this rank, over all MoE layers
 void ti_graph_fini(ti_graph *g);  // safe on a zeroed struct
+// Device memory that holds neither weights nor KV, counted in scratch_bytes. Set-up only; g->k->free takes it back. NULL: no memory.
+void *ti_graph_alloc(ti_graph *g, size_t bytes);
 
 // Runs all layers for the lanes' batches; afterwards lane.h holds the last layer's output and lane.xn the normed one, [n_row, hidden].
 ti_status ti_graph_forward(ti_graph *g, int n_lane, ti_error *err) TI_MUST_CHECK;

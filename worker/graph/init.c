@@ -7,9 +7,14 @@
 #include "base/placement.h"
 #include "worker/graph/graph.h"
 #include "worker/sample/sampler.h"
-#include "worker/sample/sampler.h"
 
 static long max3(long a, long b, long c) { return a > b ? (a > c ? a : c) : (b > c ? b : c); }
+
+void *ti_graph_alloc(ti_graph *g, size_t bytes) {
+  void *p = g->k->alloc(g->d, bytes);
+  if (p) g->scratch_bytes += bytes;
+  return p;
+}
 
 static ti_status init_kv(ti_graph *g, ti_error *err) {
   const ti_config *c = g->c;
@@ -28,7 +33,7 @@ static ti_status init_kv(ti_graph *g, ti_error *err) {
 static ti_status init_rope(ti_graph *g, ti_error *err) {
   const int n = g->c->rope.dim / 2;
   float *host = calloc((size_t)n, sizeof *host);
-  g->inv_freq = g->k->alloc(g->d, (size_t)n * sizeof *host);
+  g->inv_freq = ti_graph_alloc(g, (size_t)n * sizeof *host);
   if (!host || !g->inv_freq) {
     free(host);
     return ti_error_set(err, TI_ERR_NOMEM, "no memory for RoPE frequencies");
@@ -50,22 +55,22 @@ static ti_status init_lane(ti_graph *g, ti_lane *l, int index, ti_error *err) {
   const long wide = max3(qkv, 2 * ffn, hid), wide2 = max3(attn, ffn, hid);
   const size_t rows = (size_t)g->max_row, b = g->act_bytes;
   l->index = index;
-  l->h = g->k->alloc(g->d, rows * (size_t)hid * b);
-  l->xn = g->k->alloc(g->d, rows * (size_t)hid * b);
-  l->t = g->k->alloc(g->d, rows * (size_t)hid * b);
-  l->wide = g->k->alloc(g->d, rows * (size_t)wide * b);
-  l->wide2 = g->k->alloc(g->d, rows * (size_t)wide2 * b);
+  l->h = ti_graph_alloc(g, rows * (size_t)hid * b);
+  l->xn = ti_graph_alloc(g, rows * (size_t)hid * b);
+  l->t = ti_graph_alloc(g, rows * (size_t)hid * b);
+  l->wide = ti_graph_alloc(g, rows * (size_t)wide * b);
+  l->wide2 = ti_graph_alloc(g, rows * (size_t)wide2 * b);
   bool ok = l->h && l->xn && l->t && l->wide && l->wide2;
   if (mla) {
-    l->q_lat = g->k->alloc(g->d, rows * (size_t)(nh * c->kv_lora) * b);
-    l->o_lat = g->k->alloc(g->d, rows * (size_t)(nh * c->kv_lora) * b);
+    l->q_lat = ti_graph_alloc(g, rows * (size_t)(nh * c->kv_lora) * b);
+    l->o_lat = ti_graph_alloc(g, rows * (size_t)(nh * c->kv_lora) * b);
     ok = ok && l->q_lat && l->o_lat;
   }
   if (c->moe.n_expert) {
-    l->router_logits = g->k->alloc(g->d, rows * (size_t)c->moe.n_expert * sizeof(float));
-    l->experts = g->k->alloc(g->d, rows * (size_t)c->moe.n_top * sizeof(int32_t));
-    l->route_weights = g->k->alloc(g->d, rows * (size_t)c->moe.n_top * sizeof(float));
-    l->expert_out = g->k->alloc(g->d, (size_t)g->expert_capacity * (size_t)hid * b);
+    l->router_logits = ti_graph_alloc(g, rows * (size_t)c->moe.n_expert * sizeof(float));
+    l->experts = ti_graph_alloc(g, rows * (size_t)c->moe.n_top * sizeof(int32_t));
+    l->route_weights = ti_graph_alloc(g, rows * (size_t)c->moe.n_top * sizeof(float));
+    l->expert_out = ti_graph_alloc(g, (size_t)g->expert_capacity * (size_t)hid * b);
     ok = ok && l->router_logits && l->experts && l->route_weights && l->expert_out;
   }
   const int stride = (int)(g->cfg->max_model_len + g->cfg->page_tokens - 1) / (int)g->cfg->page_tokens + 8;
@@ -106,8 +111,8 @@ static ti_status init_experts(ti_graph *g, ti_error *err) {
   const ti_status st = ti_exchange_create(&x, cfg->world, g->placement[0], &g->exchange, err);
   if (st) return st;
   g->expert_capacity = ti_exchange_capacity(g->exchange);
-  g->expert_gate_up = g->k->alloc(g->d, (size_t)g->expert_capacity * 2 * (size_t)g->w.expert_width * g->act_bytes);
-  g->expert_act = g->k->alloc(g->d, (size_t)g->expert_capacity * (size_t)g->w.expert_width * g->act_bytes);
+  g->expert_gate_up = ti_graph_alloc(g, (size_t)g->expert_capacity * 2 * (size_t)g->w.expert_width * g->act_bytes);
+  g->expert_act = ti_graph_alloc(g, (size_t)g->expert_capacity * (size_t)g->w.expert_width * g->act_bytes);
   long s0, s1;
   ti_split(g->placement[0]->n_slot, cfg->mesh.ep, ti_mesh_ep_of(&cfg->mesh, cfg->worker), &s0, &s1);
   g->n_load = (uint32_t)(s1 - s0) * (uint32_t)(c->n_layer - c->moe.n_dense_layer);
@@ -143,7 +148,7 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   if (!st) st = init_kv(g, err);
   if (!st) st = init_rope(g, err);
   for (int i = 0; !st && i < g->n_lane; i++) st = init_lane(g, &g->lane[i], i, err);
-  if (!st && g->w.mtp && !(g->mtp_in = k->alloc(dev, (size_t)g->max_row * 2 * (size_t)c->hidden * g->act_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the MTP layer's input");
+  if (!st && g->w.mtp && !(g->mtp_in = ti_graph_alloc(g, (size_t)g->max_row * 2 * (size_t)c->hidden * g->act_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the MTP layer's input");
   if (!st && cfg->tap && !(g->tap_mem = malloc((size_t)g->max_row * (size_t)(c->vocab > c->hidden ? c->vocab : c->hidden) * 4)))
     st = ti_error_set(err, TI_ERR_NOMEM, "no memory for taps");
   if (st) {

@@ -10,7 +10,6 @@ bool ti_sampling_needs_gather(const ti_sampling *p) {
 
 ti_status ti_sampler_init(ti_sampler *s, ti_graph *g, ti_slots *slots, ti_error *err) {
   *s = (ti_sampler){.g = g, .slots = slots};
-  const ti_kernels *k = g->k;
   const size_t tile = TI_SAMPLE_TILE, vocab = (size_t)g->c->vocab, bias = tile * TI_SAMPLE_BIAS, top = tile * TI_TOP_LOGPROBS;
   struct { void *p; size_t n; } dev[] = {
       {&s->x, tile * (size_t)g->c->hidden * g->act_bytes}, {&s->raw, tile * vocab * 4}, {&s->work, tile * vocab * 4}, {&s->shard, g->tp->size > 1 ? tile * vocab * 4 : 0},
@@ -18,7 +17,7 @@ ti_status ti_sampler_init(ti_sampler *s, ti_graph *g, ti_slots *slots, ti_error 
       {&s->target, tile * 4}, {&s->top_id, top * 4}, {&s->value, tile * 4}, {&s->logprob, tile * 4}, {&s->top_logprob, top * 4}};
   for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) {
     if (!dev[i].n) continue;
-    void *m = k->alloc(g->d, dev[i].n);
+    void *m = ti_graph_alloc(g, dev[i].n);
     memcpy(dev[i].p, &m, sizeof m);
     if (!m) goto err_memory;
   }

@@ -135,6 +135,9 @@ Test(cluster, a_dead_rank_ends_requests_with_its_name_and_the_loop_after_the_lin
   f.worker[1].dead = true;
   ti_error err;
   cr_assert_eq(fake_turn(&f, &err), TI_INPROGRESS);
+  ti_coord_status now;
+  ti_coord_get_status(f.coord, &now);
+  cr_assert(!now.healthy, "the turn that hears of the death publishes it, whenever the next regular one is due");
   for (int i = 0; i < 2; i++) {
     const ti_tokenlog_state s = ti_tokenlog_peek(r[i].log[0]);
     cr_assert_eq(s.finish, TI_FINISH_ERROR);

@@ -113,6 +113,7 @@ Test(flags, help_lists_every_flag_of_the_design) {
                                       "--scheduling-policy",
                                       "enable-prefix-caching",
                                       "--seed",
+                                      "--speculative-config",
                                       "--shutdown-timeout",
                                       "--device",
                                       "--threads",

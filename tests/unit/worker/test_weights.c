@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "parallel/expert/placement.h"
+#include "base/placement.h"
 #include "worker/weights.h"
 
 static char dir[512], *file;  // the checkpoint in memory: 8 bytes of header length | header | data

@@ -1,0 +1,76 @@
+"""Flags whose effect shows in answers: drafts change the number of steps and no text, a default seed repeats, libtitan's door answers."""
+import os
+import subprocess
+
+from cluster import DENSE, ROOT, Cluster, main
+
+DRAFTS = '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2}'
+REPEATS = "Tom has a red ball. Lily has a red ball. Tom has a red ball. Lily has a red ball. Tom has a red ball. Lily has"
+ASKS = [dict(prompt=REPEATS, temperature=0), dict(prompt=REPEATS, temperature=0.7, seed=5), dict(prompt="Once upon a time", temperature=0),
+        dict(prompt="Once upon a time", temperature=1, seed=7), dict(prompt=REPEATS, temperature=0, frequency_penalty=0.5)]
+
+
+def texts(c):
+    return [c.complete(**ask, max_tokens=60, ignore_eos=True)["choices"][0]["text"] for ask in ASKS]
+
+
+def drafts_change_no_text():
+    def run(model, workers, flags):
+        with Cluster(workers, model, flags=flags) as c:
+            got = texts(c)
+            counts = [c.metric("vllm:spec_decode_num_%s_tokens_total" % what) for what in ("draft", "accepted")]
+            assert c.stop() == 0
+            return got, counts
+
+    notes = []
+    for model, workers, mesh in ((DENSE, 2, ["--tensor-parallel-size", "2"]), (os.path.join(ROOT, "models", "titan-tiny-moe"), 2, [])):
+        plain, none = run(model, workers, mesh)
+        drafted, (n_draft, n_kept) = run(model, workers, mesh + ["--speculative-config", DRAFTS])
+        for ask, a, b in zip(ASKS, plain, drafted):
+            assert a == b, "%s\nwithout drafts: %r\nwith drafts:    %r" % (ask, a, b)
+        assert none == [0, 0], none
+        assert 0 < n_kept <= n_draft, (n_draft, n_kept)
+        notes.append("%d of %d drafts stay" % (n_kept, n_draft))
+    return ", ".join(notes)
+
+
+def a_wrong_draft_config_is_named():
+    for text, part in (('{"method": "eagle"}', "eagle"), ('{"method": "ngram", "num_speculative_tokens": 99}', "num_speculative_tokens")):
+        c = Cluster(flags=["--speculative-config", text])
+        try:
+            c.launch()
+            assert c.wait(30) == 2
+            assert "--speculative-config" in c.text() and part in c.text(), c.text()
+        finally:
+            c.__exit__(None, None, None)
+
+
+def a_default_seed_repeats():
+    ask = dict(prompt="Once upon a time", temperature=1, max_tokens=24, ignore_eos=True)
+
+    def run(flags):
+        with Cluster(flags=flags) as c:
+            return [c.complete(**ask)["choices"][0]["text"] for _ in range(2)] + [c.complete(**ask, seed=11)["choices"][0]["text"]]
+
+    a, b = run(["--seed", "3"]), run(["--seed", "3"])
+    assert a == b and a[0] == a[1] and a[0] != a[2], (a, b)
+    c = run([])
+    assert c[0] != c[1] and c[2] == a[2], (a, c)
+
+
+def libtitan_has_a_door():
+    tool = os.path.join(os.path.dirname(os.environ.get("TITAN_SERVE", os.path.join(ROOT, "build/release/bin/titan-serve"))), "titan")
+    if not os.path.exists(tool):
+        return "skipped: no titan"
+    with Cluster(flags=["--client-url", "tcp://127.0.0.1:0"]) as c:
+        line = [s for s in c.text().splitlines() if "libtitan at " in s]
+        assert line, c.text()
+        want = c.complete("Once upon a time", max_tokens=12)["choices"][0]["text"]
+        r = subprocess.run([tool, "complete", "--url", line[0].split("libtitan at ")[1].strip(), "-n", "12", "-t", "0", "--prompt", "Once upon a time"],
+                           capture_output=True, text=True, timeout=30, check=False)
+        assert r.returncode == 0 and r.stdout == want, (r, want)
+        assert c.stop() == 0
+
+
+if __name__ == "__main__":
+    main([drafts_change_no_text, a_wrong_draft_config_is_named, a_default_seed_repeats, libtitan_has_a_door])
