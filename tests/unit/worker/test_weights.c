@@ -97,7 +97,9 @@ static ti_status load(bool allow_nan) {
   if (!st) st = ti_placement_identity(c.moe.n_expert, 0, &p, &err);
   if (!st) st = k->open(&(ti_dev_options){.threads = 1}, &dev, &err);
   if (!st) {
-    const ti_weights_options o = {.model = &c, .ckpt = ck, .kernels = k, .dev = dev, .mesh = {1, 1, 1, 1, 1}, .placement = p, .allow_nan = allow_nan};
+    ti_placement *each[16];  // one a MoE layer, all the same
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++) each[i] = p;
+    const ti_weights_options o = {.model = &c, .ckpt = ck, .kernels = k, .dev = dev, .mesh = {1, 1, 1, 1, 1}, .placement = each, .allow_nan = allow_nan};
     st = ti_weights_load(&o, &w, &err);
     if (!st) ti_weights_fini(&w);
   }
