@@ -30,9 +30,9 @@ void fixture_close(fixture *f) {
 ti_engine *fixture_engine(const fixture *f, const engine_spec *s) {
   const ti_kernels *k = ti_kernels_find(s->backend);
   if (!k) return fprintf(stderr, "no backend %s here\n", s->backend), NULL;
-  const ti_engine_config c = {.model = &f->cfg, .ckpt = f->ckpt, .kernels = k, .dev = {.threads = s->threads ? s->threads : 1, .deterministic = true, .act_quant = s->act_quant},
+  const ti_engine_config c = {.model = &f->cfg, .ckpt = f->ckpt, .kernels = k, .dev = {.threads = s->threads ? s->threads : 1, .deterministic = !s->relaxed, .act_quant = s->act_quant},
                               .mesh = s->mesh, .worker = s->worker, .tp = s->tp, .world = s->world, .max_num_seqs = s->max_seqs, .max_num_batched_tokens = s->max_rows,
-                              .max_model_len = s->max_len, .page_tokens = s->page_tokens, .kv_dtype = TI_F32, .kv_bytes = 96u << 20, .mtp = s->mtp, .deterministic = true,
+                              .max_model_len = s->max_len, .page_tokens = s->page_tokens, .kv_dtype = TI_F32, .kv_bytes = 96u << 20, .mtp = s->mtp, .deterministic = !s->relaxed,
                               .overlap = s->overlap, .n_redundant = s->n_redundant, .drafter = s->drafter, .tap = s->tap, .tap_arg = s->tap_arg};
   ti_error err = {0};
   ti_engine *e = NULL;

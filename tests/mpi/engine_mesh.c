@@ -4,6 +4,7 @@
 //   bits      the same ids and logprobs with one sequence at a time, and with two micro-batches
 //   forced    the golden text as a prompt: each golden id has rank 1 wherever its margin exceeds 1e-3
 //   replicas  the same ids and logprobs with REDUNDANT expert slots beyond the experts
+//   relaxed   forced again without --deterministic (the combine's other form), and the MTP head's top-1 at each prompt position; MoE only
 //   ranks     all ranks of an attention group saw the same logits, bit for bit
 //
 // Every check is printed once a rank; a group without sequences runs empty plans (the driver's lockstep).
@@ -25,11 +26,17 @@ typedef struct rank_state {
   ti_engine *e;
   uint64_t logits;  // hash of all logits so far
   uint32_t n_logits;
+  int32_t mtp[1024];  // the MTP head's choices, in the order of the rows
+  uint32_t n_mtp;
 } rank_state;
 
 // FNV-1a over words: what is compared is whether two ranks had the same bits.
 static void on_tap(void *arg, const char *what, int layer, const void *data, int n_row, int dim) {
   rank_state *s = arg;
+  if (!strcmp(what, "mtp") && s->n_mtp + (uint32_t)n_row <= sizeof s->mtp / sizeof *s->mtp) {
+    memcpy(s->mtp + s->n_mtp, data, (size_t)n_row * sizeof *s->mtp);
+    s->n_mtp += (uint32_t)n_row;
+  }
   if (strcmp(what, "logits") != 0) return;
   const uint32_t *v = data;
   uint64_t h = s->logits;
@@ -96,7 +103,7 @@ static bool check_free(const rank_state *s, uint32_t tokens) {
   return ok;
 }
 
-static bool check_forced(const rank_state *s, uint32_t tokens) {
+static bool check_forced(const rank_state *s, uint32_t tokens, bool mtp) {
   uint32_t n, compared = 0;
   drive_seq *q = share(s, tokens, &n);
   for (uint32_t i = 0; i < n; i++) {
@@ -110,7 +117,7 @@ static bool check_forced(const rank_state *s, uint32_t tokens) {
     q[i].max_tokens = 1;
     q[i].sampling.n_prompt_logprob = 0;
   }
-  const bool ok = run(s, q, n, "forced", (drive_options){.batch = 16, .chunk = 24, .n_micro = 2});
+  const bool ok = run(s, q, n, "forced", (drive_options){.batch = 16, .chunk = 24, .n_micro = 2, .lookahead = mtp});
   for (uint32_t i = 0; ok && i < n; i++) {
     uint32_t n_prompt;
     free(fixture_ids(&s->f, q[i].golden, "prompt_ids", &n_prompt));
@@ -127,6 +134,23 @@ static bool check_forced(const rank_state *s, uint32_t tokens) {
   return ok;
 }
 
+// Prompts one after the other, so that the choices come in the order of their rows.
+static bool check_mtp(rank_state *s) {
+  uint32_t n, at = 0, same = 0, all = 0;
+  drive_seq *q = share(s, 1, &n);
+  s->n_mtp = 0;
+  const bool ok = run(s, q, n, "mtp", (drive_options){.batch = 1, .lookahead = 1});
+  for (uint32_t i = 0; ok && i < n; i++) {
+    uint32_t n_gold, *gold = fixture_ids(&s->f, q[i].golden, "mtp_argmax", &n_gold);
+    for (uint32_t j = 0; j < n_gold && j < q[i].n_prompt && at + j < s->n_mtp; j++, all++) same += s->mtp[at + j] == (int32_t)gold[j];
+    at += q[i].n_prompt;
+    free(gold);
+  }
+  CHECK(at == s->n_mtp && same == all && (all > 0 || n == 0), "%u of %u MTP choices equal golden, %u of %u rows seen", same, all, s->n_mtp, at);
+  share_free(q, n);
+  return ok;
+}
+
 static void check_ranks(const rank_state *s) {
   uint64_t all[64];
   size_t counts[64];
@@ -137,9 +161,9 @@ static void check_ranks(const rank_state *s) {
     CHECK(all[i] == s->logits, "rank %d of the group saw other logits among %u rows", i, s->n_logits);
 }
 
-static bool make_engine(rank_state *s, int n_redundant) {
+static bool make_engine(rank_state *s, int n_redundant, bool relaxed) {
   const engine_spec spec = {.backend = ti_kernels_find("cpu") ? "cpu" : "ref", .mesh = s->mesh, .worker = s->worker, .tp = s->tp, .world = s->world, .page_tokens = 16, .max_rows = 256,
-                            .max_seqs = 16, .max_len = 256, .overlap = 1, .n_redundant = n_redundant, .tap = on_tap, .tap_arg = s};
+                            .max_seqs = 16, .max_len = 256, .mtp = relaxed, .relaxed = relaxed, .overlap = 1, .n_redundant = n_redundant, .tap = on_tap, .tap_arg = s};
   s->e = fixture_engine(&s->f, &spec);
   CHECK(s->e, "no engine");
   return s->e != NULL;
@@ -155,7 +179,7 @@ static bool start(rank_state *s, const char *model) {
   if (!st) st = s->world->ops->subset(s->world, mine, s->mesh.tp, &s->tp, &err);
   CHECK(st == TI_OK, "communicators: %s", err.text);
   if (st || fixture_open(&s->f, model)) return false;
-  return make_engine(s, 0);
+  return make_engine(s, 0, false);
 }
 
 // Where an expert stands must not show: an engine with redundant experts against the one without.
@@ -166,7 +190,7 @@ static bool check_replicas(rank_state *s, uint32_t tokens, int n_redundant) {
   ti_engine_facts plain, more;
   ti_engine_get_facts(s->e, &plain);
   ti_engine_destroy(s->e);
-  ok = make_engine(s, n_redundant) && ok;
+  ok = make_engine(s, n_redundant, false) && ok;
   if (ok) ti_engine_get_facts(s->e, &more);
   ok = ok && check_bits(s, q, tokens, "redundant experts", (drive_options){.batch = 16}) &&
        check_bits(s, q, tokens, "redundant experts, two micro-batches", (drive_options){.batch = 16, .n_micro = 2, .chunk = 5});
@@ -175,6 +199,11 @@ static bool check_replicas(rank_state *s, uint32_t tokens, int n_redundant) {
            (double)(more.weight_bytes - plain.weight_bytes) / more.n_replica);
   share_free(q, n);
   return ok;
+}
+
+static bool check_relaxed(rank_state *s, uint32_t tokens) {
+  ti_engine_destroy(s->e);
+  return make_engine(s, 0, true) && check_forced(s, tokens, true) && check_mtp(s);
 }
 
 int main(int argc, char **argv) {
@@ -191,8 +220,9 @@ int main(int argc, char **argv) {
   s.worker = check_rank;
   if (!check_failed) s.group = ti_mesh_dp_of(&s.mesh, s.worker);
   // A rank that fails would leave the others in a collective: all of it ends.
-  if (check_failed || !start(&s, argv[1]) || !check_free(&s, (uint32_t)v[4]) || !check_forced(&s, (uint32_t)v[4])) MPI_Abort(MPI_COMM_WORLD, 1);
+  if (check_failed || !start(&s, argv[1]) || !check_free(&s, (uint32_t)v[4]) || !check_forced(&s, (uint32_t)v[4], false)) MPI_Abort(MPI_COMM_WORLD, 1);
   if (argc > 7 && !check_replicas(&s, (uint32_t)v[4], (int)strtol(argv[7], NULL, 10))) MPI_Abort(MPI_COMM_WORLD, 1);
+  if (argc == 7 && s.f.cfg.moe.n_expert && !check_relaxed(&s, (uint32_t)v[4])) MPI_Abort(MPI_COMM_WORLD, 1);
   check_ranks(&s);
   ti_engine_destroy(s.e);
   fixture_close(&s.f);

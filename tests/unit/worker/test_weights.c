@@ -86,7 +86,7 @@ static char *data_of(const char *tensor) {
 static ti_status load(bool allow_nan) {
   ti_config c;
   ti_checkpoint *ck = NULL;
-  ti_placement *p = NULL;
+  ti_placement *p = NULL, *layers[8];
   ti_dev *dev = NULL;
   ti_weights w;
   const ti_kernels *k = ti_kernels_find("ref");
@@ -96,10 +96,10 @@ static ti_status load(bool allow_nan) {
   if (!st) st = ti_checkpoint_open(dir, &c, &ck, &err);
   if (!st) st = ti_placement_identity(c.moe.n_expert, 0, &p, &err);
   if (!st) st = k->open(&(ti_dev_options){.threads = 1}, &dev, &err);
+  for (int i = 0; i < 8; i++) layers[i] = p;
   if (!st) {
-    ti_placement *each[16];  // one a MoE layer, all the same
-    for (size_t i = 0; i < sizeof each / sizeof *each; i++) each[i] = p;
-    const ti_weights_options o = {.model = &c, .ckpt = ck, .kernels = k, .dev = dev, .mesh = {1, 1, 1, 1, 1}, .placement = each, .allow_nan = allow_nan};
+    const ti_weights_options o = {
+        .model = &c, .ckpt = ck, .kernels = k, .dev = dev, .mesh = {1, 1, 1, 1, 1}, .placement = layers, .allow_nan = allow_nan};
     st = ti_weights_load(&o, &w, &err);
     if (!st) ti_weights_fini(&w);
   }
