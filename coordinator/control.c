@@ -186,7 +186,11 @@ static void take_result(ti_coord *c, uint32_t rank, const ti_step_result *res) {
   }
   ti_status st = TI_OK;
   if (ti_mesh_tp_of(&c->cfg.mesh, (int)rank - 1) == 0) st = ti_result_apply(c, ti_coord_group_of_rank(c, rank), res, &err);
-  if (!st) st = ti_load_add(&c->load, &c->cfg.mesh, (int)rank - 1, res->expert_load, &err);
+  if (!st && c->balance.n_layer) {
+    st = ti_load_add(&c->load, &c->cfg.mesh, (int)rank - 1, ti_balance_at(&c->balance, res->step), res->expert_load, &err);
+    ti_balance_add(&c->balance, (int)rank - 1, res->step, res->expert_load);
+    ti_balance_ready(&c->balance, (int)rank - 1, res->placement);
+  }
   if (st) {
     bad_message(c, rank, &err);
     return;

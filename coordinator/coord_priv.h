@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "coordinator/balance.h"
 #include "coordinator/cache/pages.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/load.h"
@@ -84,6 +85,7 @@ struct ti_coord {
   ti_arena in;  // the message being decoded
   ti_meter meter;
   ti_load load;
+  ti_balance balance;
   ti_coord_status now;  // counters of the status, kept up to date
   // ---- published ----
   pthread_mutex_t status_lock;

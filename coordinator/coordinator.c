@@ -95,7 +95,8 @@ static ti_status init(ti_coord *c, const ti_coord_config *cfg, ti_error *err) {
   if (st) return st;
   st = ti_meter_init(&c->meter, cfg->metrics, c->n_rank, (uint32_t)cfg->mesh.dp, err);
   if (st) return st;
-  st = ti_load_init(&c->load, cfg->metrics, cfg->n_moe_layer, cfg->n_expert, err);
+  st = ti_load_init(&c->load, cfg->metrics, cfg->n_moe_layer, cfg->n_expert, cfg->mesh.ep, err);
+  if (!st) st = ti_balance_init(&c->balance, &cfg->mesh, cfg->n_moe_layer, cfg->n_expert, cfg->n_redundant, cfg->n_top, cfg->balance_tokens, err);
   if (st) return st;
   c->group = calloc((size_t)cfg->mesh.dp, sizeof *c->group);
   if (!c->group) return ti_error_set(err, TI_ERR_NOMEM, "coordinator: no memory for %d groups", cfg->mesh.dp);
@@ -144,6 +145,7 @@ void ti_coord_destroy(ti_coord *c) {
   ti_buf_fini(&c->out);
   ti_arena_fini(&c->in);
   ti_load_fini(&c->load);
+  ti_balance_fini(&c->balance);
   pthread_mutex_destroy(&c->status_lock);
   free(c);
 }

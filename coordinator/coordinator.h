@@ -38,7 +38,9 @@ typedef struct ti_coord_config {
   bool lockstep;              // the model has experts: all groups step together, idle ones with empty batches
   uint32_t two_batch_rows;    // steps whose largest group has that many rows run as two alternating micro-batches (MoE); 0: none
   bool prefix_caching;
-  uint32_t n_moe_layer, n_expert;  // of the model, for titan_expert_*; 0: no such metrics
+  uint32_t n_moe_layer, n_expert, n_top;  // of the model, for titan_expert_* and placements; 0: neither
+  uint32_t n_redundant;       // expert slots beyond the experts, over all workers; 0: none
+  uint32_t balance_tokens;    // tokens after which copies of experts are placed anew; 0: never
   const char *policy;         // "fcfs" or "priority"
   uint64_t heartbeat_us;      // a rank is late beyond this (2 s); UINT64_MAX: never
   uint64_t step_limit_us;     // a rank in one step for longer hangs (30 s)

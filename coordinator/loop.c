@@ -36,6 +36,7 @@ static void seal(ti_coord *c, ti_group *g, const step_head *h) {
   ti_plan *p = next_plan(c, g);
   p->msg.epoch = c->epoch;
   p->msg.step = g->next_step++;
+  p->msg.placement = c->balance.version;
   p->msg.form = h->prefill ? TI_FORM_PREFILL : TI_FORM_DECODE;
   p->msg.max_rows = h->max_rows;
   p->msg.n_micro = h->n_micro;
@@ -73,6 +74,7 @@ static bool plan_lockstep(ti_coord *c) {
     rows |= p->msg.n_row > 0;
   }
   if (!rows) return false;
+  ti_balance_switch(&c->balance, c->group[0].next_step);
   h.n_micro = plan_micro(&c->cfg, h.max_rows);
   for (uint32_t i = 0; i < c->n_group && !c->failed; i++) seal(c, &c->group[i], &h);
   return true;
@@ -88,6 +90,15 @@ static bool plan_group(ti_coord *c, ti_group *g) {
   head_add(&h, p);
   seal(c, g, &h);
   return true;
+}
+
+// Copies of hot experts: workers load them while steps go on.
+static void balance(ti_coord *c) {
+  if (!c->ready || c->stopped || !c->cfg.balance_tokens) return;
+  ti_control m = {.kind = TI_CTL_PLACEMENT};
+  if (!ti_balance_tick(&c->balance, &m.placement)) return;
+  ti_buf_reset(&c->out);
+  if (ti_wire_encode_control(&m, &c->out) == TI_OK) ti_control_broadcast(c, 0);
 }
 
 static void plan_all(ti_coord *c) {
@@ -160,6 +171,7 @@ ti_status ti_coord_turn(ti_coord *c, uint64_t *next_us, ti_error *err) {
   for (ti_inbox_node *n; (n = ti_inbox_pop(&c->mail)) != NULL;) ti_mail_take(c, (ti_mail *)n);
   check_deadlines(c, next_us);
   ti_control_check(c, next_us);
+  balance(c);
   plan_all(c);
   const ti_status st = check_drain(c, next_us);
   if (c->failed && !was) c->published_us = 0;

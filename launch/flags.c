@@ -47,6 +47,8 @@ static const flag table[] = {
     {"data-parallel-size", K_INT, AT(dp), 0, 4096, "N", "0", "groups of such workers; 0: workers / tensor-parallel-size"},
     {"expert-parallel-size", K_INT, AT(ep), 0, 4096, "N", "0", "groups that share the experts; 0: workers / expert-tensor-parallel-size"},
     {"expert-tensor-parallel-size", K_INT, AT(etp), 0, 4096, "N", "1", "workers that share each expert's weights"},
+    {"num-redundant-experts", K_INT, AT(redundant), 0, 65536, "N", "0", "copies of busy experts in each MoE layer, over all workers"},
+    {"expert-balance-tokens", K_INT, AT(balance_tokens), 0, 1e9, "TOKENS", "10000", "after so many those copies are chosen anew; 0: never"},
     GROUP("Memory and scheduling"),
     {"kv-cache-memory", K_SIZE, AT(kv_cache_memory), 0, 0, "SIZE", "0", "KV cache of each worker, as 4G or 512M; 0: what is needed, at most 256M"},
     {"kv-cache-dtype", K_CHOICE, AT(kv_cache_dtype), 0, 0, "auto|float32|bfloat16|fp8", "auto",

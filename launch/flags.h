@@ -28,7 +28,7 @@ typedef struct ti_flags {
   int64_t port;
   bool ui;
   // the mesh; 0: see base/mesh.h
-  int64_t tp, dp, ep, etp;
+  int64_t tp, dp, ep, etp, redundant, balance_tokens;
   // memory and scheduling
   uint64_t kv_cache_memory;  // bytes a worker; 0: the default
   double gpu_memory_utilization;

@@ -75,14 +75,17 @@ static ti_status visit(void *user, const ti_tensor_spec *s) {
   return st;
 }
 
-ti_status ti_holdings_of(const ti_config *c, const ti_mesh *mesh, int worker, uint32_t page_tokens, ti_dtype kv_dtype, ti_holdings *out,
-                         ti_error *err) {
+ti_status ti_holdings_of(const ti_config *c, const ti_mesh *mesh, int n_redundant, int worker, uint32_t page_tokens, ti_dtype kv_dtype,
+                         ti_holdings *out, ti_error *err) {
   ti_holdings h;
   memset(&h, 0, sizeof h);
   count k = {.c = c, .mesh = mesh, .worker = worker, .out = &h};
   const bool mla = c->attn == TI_ATTN_MLA;
   ti_status st = ti_shard_heads_of(c->n_head, c->n_kv_head, mesh->tp, ti_mesh_tp_of(mesh, worker), &k.heads, err);
   if (st) return ti_error_prefix(err, "--tensor-parallel-size %d", mesh->tp);
+  if (n_redundant > c->moe.n_expert)
+    return ti_error_set(err, TI_ERR_ARG, "--num-redundant-experts %d: the model has %d experts; at most a copy of each", n_redundant,
+                        c->moe.n_expert);
   if (c->moe.n_expert) {
     int64_t begin, width;
     if (mesh->ep > c->moe.n_expert)
@@ -108,6 +111,14 @@ ti_status ti_holdings_of(const ti_config *c, const ti_mesh *mesh, int worker, ui
   h.heads = k.heads.n_head;
   h.kv_heads = k.heads.n_kv;
   h.experts = (int)(k.expert1 - k.expert0);
+  if (n_redundant > 0 && h.experts) {  // copies, of experts that are all alike
+    long slot0, slot1;
+    ti_split(c->moe.n_expert + n_redundant, mesh->ep, ti_mesh_ep_of(mesh, worker), &slot0, &slot1);
+    const uint64_t each = h.weight[TI_HOLD_EXPERTS] / (uint64_t)h.experts, more = each * (uint64_t)(slot1 - slot0 - h.experts);
+    h.weight[TI_HOLD_EXPERTS] += more;
+    h.weights += more;
+    h.experts = (int)(slot1 - slot0);
+  }
   *out = h;
   return TI_OK;
 }

@@ -75,7 +75,7 @@ ti_status ti_settings_decide(const ti_flags *f, const ti_config *c, int workers,
   uint64_t page_bytes = 0;
   for (int w = 0; !st && w < workers; w++) {  // the largest page decides, so that all workers have as many
     ti_holdings h;
-    st = ti_holdings_of(c, &j.mesh, w, j.page_tokens, j.kv_dtype, &h, err);
+    st = ti_holdings_of(c, &j.mesh, (int)f->redundant, w, j.page_tokens, j.kv_dtype, &h, err);
     if (!st && h.page_bytes > page_bytes) page_bytes = h.page_bytes;
     if (!st && !c->moe.n_expert && w >= j.mesh.tp) break;  // groups of a dense model are alike
   }
@@ -113,7 +113,7 @@ ti_status ti_settings_check_weights(const ti_config *c, const ti_checkpoint *ck,
 static void print_worker(const ti_settings *j, const ti_config *c, int w, FILE *f) {
   ti_holdings h;
   char a[32], b[32];
-  if (ti_holdings_of(c, &j->mesh, w, j->page_tokens, j->kv_dtype, &h, NULL)) return;
+  if (ti_holdings_of(c, &j->mesh, (int)j->flags.redundant, w, j->page_tokens, j->kv_dtype, &h, NULL)) return;
   fprintf(f, "rank %d   dp %d  tp %d  ep %d  etp %d   %d query heads, %d KV heads", w + 1, ti_mesh_dp_of(&j->mesh, w), ti_mesh_tp_of(&j->mesh, w),
           ti_mesh_ep_of(&j->mesh, w), ti_mesh_etp_of(&j->mesh, w), h.heads, h.kv_heads);
   if (h.experts) fprintf(f, ", %d experts of width %d", h.experts, h.expert_width);

@@ -105,6 +105,7 @@ static ti_status open_worker(work *w, ti_error *err) {
                  .page_tokens = j->page_tokens,
                  .kv_dtype = j->kv_dtype,
                  .kv_bytes = j->kv_bytes,
+                 .n_redundant = (int)j->flags.redundant,
                  .deterministic = j->flags.deterministic,
                  .allow_nan = j->flags.allow_nan,
                  .overlap = j->flags.overlap != TI_OVERLAP_OFF,
@@ -123,7 +124,7 @@ static void say_memory(const work *w) {
   char a[32], b[32], c[32], kinds[256] = "";
   size_t n = 0;
   ti_worker_get_facts(w->worker, &f);
-  if (ti_holdings_of(&w->model, &w->job->mesh, w->meet->rank - 1, f.page_tokens, w->job->kv_dtype, &h, NULL)) return;
+  if (ti_holdings_of(&w->model, &w->job->mesh, (int)w->job->flags.redundant, w->meet->rank - 1, f.page_tokens, w->job->kv_dtype, &h, NULL)) return;
   for (int i = 0; i < TI_HOLD_COUNT && n < sizeof kinds; i++) {
     if (!h.weight[i]) continue;
     n += (size_t)snprintf(kinds + n, sizeof kinds - n, "%s%s %s", n ? ", " : "", ti_holding_name((ti_holding)i), ti_size_text(h.weight[i], a));

@@ -96,21 +96,24 @@ typedef struct ti_step_result {
   ti_step_times times;
   ti_u32s expert_load;
   uint32_t n_token;
+  uint32_t placement;  // the newest version whose experts this worker has
 } ti_step_result;
 
 typedef struct ti_msg_heartbeat { uint64_t epoch, step; uint32_t in_step_us; int64_t clock_us; const char *doing; uint64_t rss_bytes; } ti_msg_heartbeat;
 typedef struct ti_msg_epoch { uint64_t epoch; ti_u32s ranks; } ti_msg_epoch;
 typedef struct ti_msg_abort { uint64_t epoch; uint32_t status; const char *message; } ti_msg_abort;
 typedef struct ti_msg_drain { uint32_t timeout_ms; } ti_msg_drain;
+// Load these experts beside the ones in use: slot_expert [n_layer, slots], MoE layers in order. In force from the first plan that names the version.
+typedef struct ti_msg_placement { uint32_t version, n_layer; ti_u32s slot_expert; } ti_msg_placement;
 
 typedef enum ti_control_kind {
-  TI_CTL_NONE, TI_CTL_CHALLENGE, TI_CTL_HELLO, TI_CTL_WELCOME, TI_CTL_PLAN, TI_CTL_RESULT, TI_CTL_HEARTBEAT, TI_CTL_EPOCH, TI_CTL_ABORT, TI_CTL_DRAIN
+  TI_CTL_NONE, TI_CTL_CHALLENGE, TI_CTL_HELLO, TI_CTL_WELCOME, TI_CTL_PLAN, TI_CTL_RESULT, TI_CTL_HEARTBEAT, TI_CTL_EPOCH, TI_CTL_ABORT, TI_CTL_DRAIN, TI_CTL_PLACEMENT
 } ti_control_kind;
 typedef struct ti_control {
   ti_control_kind kind;
   union {
     ti_msg_challenge challenge; ti_msg_hello hello; ti_msg_welcome welcome; ti_step_plan plan; ti_step_result result;
-    ti_msg_heartbeat heartbeat; ti_msg_epoch epoch; ti_msg_abort abort; ti_msg_drain drain;
+    ti_msg_heartbeat heartbeat; ti_msg_epoch epoch; ti_msg_abort abort; ti_msg_drain drain; ti_msg_placement placement;
   };
 } ti_control;
 

@@ -10,6 +10,9 @@
 #define HELLO_CONTEXT 16777216.0
 #define HELLO_VOCAB 16777216.0
 #define DRAIN_MAX_MS 86400000.0
+#define PLACEMENT_LAYERS 1024
+#define PLACEMENT_EXPERTS 65536.0
+#define PLACEMENT_SLOTS 1048576
 
 static const wire_field challenge_fields[] = {W_FIXED(ti_msg_challenge, nonce), W_ANY(ti_msg_challenge, version)};
 static W_MSG(challenge_msg, titan__challenge__descriptor, ti_msg_challenge, challenge_fields, NULL);
@@ -63,14 +66,33 @@ static W_MSG(abort_msg, titan__abort__descriptor, ti_msg_abort, abort_fields, NU
 static const wire_field drain_fields[] = {W_RANGE(ti_msg_drain, timeout_ms, 0, DRAIN_MAX_MS)};
 static W_MSG(drain_msg, titan__drain__descriptor, ti_msg_drain, drain_fields, NULL);
 
+static const wire_field placement_fields[] = {
+    W_ANY(ti_msg_placement, version),
+    W_RANGE(ti_msg_placement, n_layer, 0, PLACEMENT_LAYERS),
+    {.name = "slot_expert",
+     .at = offsetof(ti_msg_placement, slot_expert),
+     .n_at = offsetof(ti_msg_placement, slot_expert.n),
+     .limit = WL_RANGE,
+     .hi = PLACEMENT_EXPERTS - 1,
+     .n_limit = WL_RANGE,
+     .n_max = PLACEMENT_SLOTS},
+};
+static bool check_placement(wire_reader *r, const void *m, const wire_path *path) {
+  const ti_msg_placement *p = m;
+  if (p->n_layer ? p->slot_expert.n % p->n_layer == 0 : p->slot_expert.n == 0) return true;
+  return ti_wire_fail(r, TI_ERR_FORMAT, path, "slot_expert", "%u elements, not as many in each of n_layer %u", p->slot_expert.n, p->n_layer);
+}
+static W_MSG(placement_msg, titan__placement__descriptor, ti_msg_placement, placement_fields, check_placement);
+
 const wire_msg *const ti_wire_control_body[WIRE_CONTROL_KINDS] = {
     [TI_CTL_CHALLENGE] = &challenge_msg, [TI_CTL_HELLO] = &hello_msg,           [TI_CTL_WELCOME] = &welcome_msg,
     [TI_CTL_PLAN] = &ti_wire_plan_msg,   [TI_CTL_RESULT] = &ti_wire_result_msg, [TI_CTL_HEARTBEAT] = &heartbeat_msg,
     [TI_CTL_EPOCH] = &epoch_msg,         [TI_CTL_ABORT] = &abort_msg,           [TI_CTL_DRAIN] = &drain_msg,
+    [TI_CTL_PLACEMENT] = &placement_msg,
 };
 
 ti_status ti_wire_encode_control(const ti_control *m, ti_buf *out) {
-  if (m->kind <= TI_CTL_NONE || m->kind > TI_CTL_DRAIN) return TI_ERR_ARG;
+  if (m->kind <= TI_CTL_NONE || m->kind > TI_CTL_PLACEMENT) return TI_ERR_ARG;
   return ti_wire_pack(ti_wire_control_body[m->kind], &m->challenge, m->kind, false, 0, out);
 }
 
@@ -81,7 +103,7 @@ ti_status ti_wire_decode_control(const void *bytes, size_t n, const ti_wire_limi
   if (!pb) return r.st;
   const Titan__Control *c = (const Titan__Control *)pb;
   const unsigned kind = c->body_case;
-  if (kind <= TI_CTL_NONE || kind > TI_CTL_DRAIN) return ti_error_set(err, TI_ERR_FORMAT, "Control: no body of a known kind");
+  if (kind <= TI_CTL_NONE || kind > TI_CTL_PLACEMENT) return ti_error_set(err, TI_ERR_FORMAT, "Control: no body of a known kind");
   ti_control m = {.kind = (ti_control_kind)kind};
   if (!ti_wire_convert(&r, ti_wire_control_body[m.kind], &c->challenge->base, &m.challenge, NULL)) return r.st;
   *out = m;
@@ -91,5 +113,5 @@ ti_status ti_wire_decode_control(const void *bytes, size_t n, const ti_wire_limi
 ti_control_kind ti_wire_control_kind(const void *bytes, size_t n) {
   const unsigned tag = n ? *(const uint8_t *)bytes : 0;  // of the oneof's member: field number << 3 | length-delimited
   const unsigned kind = tag >> 3;
-  return (tag & 7) == 2 && kind <= TI_CTL_DRAIN ? (ti_control_kind)kind : TI_CTL_NONE;
+  return (tag & 7) == 2 && kind <= TI_CTL_PLACEMENT ? (ti_control_kind)kind : TI_CTL_NONE;
 }

@@ -107,7 +107,7 @@ enum {
 
 extern const wire_msg ti_wire_sampling_msg, ti_wire_plan_msg, ti_wire_result_msg;
 // Every message of each plane; index = field number in Control, ClientRequest, ClientReply; [0] is NULL.
-enum { WIRE_CONTROL_KINDS = 10, WIRE_CLIENT_KINDS = 7 };
+enum { WIRE_CONTROL_KINDS = 11, WIRE_CLIENT_KINDS = 7 };
 extern const wire_msg *const ti_wire_control_body[WIRE_CONTROL_KINDS], *const ti_wire_request_body[WIRE_CLIENT_KINDS],
                                                                            *const ti_wire_reply_body[WIRE_CLIENT_KINDS];
 

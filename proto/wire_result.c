@@ -64,5 +64,6 @@ static const wire_field result_fields[] = {
     W_ONE(ti_step_result, times, &times_msg),
     W_U32S(ti_step_result, expert_load, WL_ANY, WL_RANGE, EXPERT_LOAD_MAX),
     W_LIMIT(ti_step_result, n_token, WL_ROWS, 0),
+    W_ANY(ti_step_result, placement),
 };
 W_MSG(ti_wire_result_msg, titan__step_result__descriptor, ti_step_result, result_fields, NULL);

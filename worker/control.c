@@ -131,6 +131,7 @@ static ti_status take(ti_worker_link *l, const ti_ctl_event *ev, ti_arena *arena
     case TI_CTL_ABORT:
       return ti_error_set(err, TI_ERR_ABORTED, "told to stop: %s", m.abort.message ? m.abort.message : ti_status_text((ti_status)m.abort.status));
     case TI_CTL_DRAIN:
+    case TI_CTL_PLACEMENT:
       break;
     default:
       return ti_error_set(err, TI_ERR_FORMAT, "the coordinator sent a message of kind %d, which a worker does not take", (int)m.kind);

@@ -32,7 +32,7 @@ ti_status ti_worker_link_open(const ti_worker_link_config *cfg, ti_worker_link *
 void ti_worker_link_close(ti_worker_link *l);  // gives what was sent 200 ms; NULL is fine
 
 // ---- the step loop ----
-// The next plan (of the present epoch: others are dropped), Welcome or Drain, decoded into arena; asleep until it comes.
+// The next plan (of the present epoch: others are dropped), Welcome, Placement or Drain, decoded into arena; asleep until it comes.
 // TI_ERR_ABORTED: the coordinator said Abort (err has its words). TI_ERR_PEER: it is gone, or refuses this worker. TI_ERR_TIMEOUT: no Welcome in
 // start_us. TI_ERR_FORMAT, TI_ERR_RANGE: a message that is none.
 ti_status ti_worker_link_next(ti_worker_link *l, ti_arena *arena, ti_control *out, ti_error *err) TI_MUST_CHECK;

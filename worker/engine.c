@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "worker/graph/graph.h"
 #include "worker/sample/sampler.h"
 #include "worker/spec/draft.h"
@@ -217,6 +218,21 @@ static void fill_times(ti_engine *e, uint64_t t0, ti_step_times *out) {
   e->last_end_ns = end;
 }
 
+ti_status ti_engine_stage(ti_engine *e, const ti_msg_placement *p, ti_error *err) {
+  if (!e->graph.replicas) return ti_error_set(err, TI_ERR_FORMAT, "Placement: version %u, but this worker has no redundant experts", p->version);
+  return ti_replicas_stage(e->graph.replicas, p->version, p->slot_expert.v, p->slot_expert.n, err);
+}
+
+// The plan's version in force, and the newest one that is here.
+static ti_status take_placement(ti_engine *e, uint32_t wanted, uint32_t *ready, ti_error *err) {
+  ti_graph *g = &e->graph;
+  *ready = 0;
+  if (!g->replicas) return wanted ? ti_error_set(err, TI_ERR_FORMAT, "plan.placement: version %u, but this worker has no redundant experts", wanted) : TI_OK;
+  ti_error why = {0};
+  if (ti_replicas_ready(g->replicas, ready, &why)) ti_log_warn("%s", why.text);
+  return wanted == g->placement[0]->version ? TI_OK : ti_replicas_swap(g->replicas, wanted, g->exchange, g->placement, err);
+}
+
 ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena, ti_step_result *out, ti_error *err) {
   ti_graph *g = &e->graph;
   const uint64_t t0 = ti_mono_ns();
@@ -227,7 +243,9 @@ ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena
   ti_result_row *rows = ti_arena_calloc(arena, plan->n_row ? plan->n_row : 1, sizeof *rows);
   if (!rows) return ti_error_set(err, TI_ERR_NOMEM, "plan: %u rows do not fit the step's arena", plan->n_row);
   for (uint32_t i = 0; i < plan->n_row; i++) rows[i].slot = plan->row[i].slot;
-  ti_status st = ti_slots_apply(&e->slots, plan, err);
+  uint32_t placement;
+  ti_status st = take_placement(e, plan->placement, &placement, err);
+  if (!st) st = ti_slots_apply(&e->slots, plan, err);
   if (!st) st = copy_pages(e, plan, arena, err);
   if (!st) ti_draft_plan(&e->slots, g->w.mtp ? NULL : e->cfg.drafter, plan);
   if (!st) st = build_lanes(e, plan, n_lane, err);
@@ -240,7 +258,7 @@ ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena
   }
   ti_graph_doing(g, "waiting for a plan");
   if (st) return st;
-  *out = (ti_step_result){.epoch = plan->epoch, .step = plan->step, .row = rows, .n_row = plan->n_row, .n_token = n_token};
+  *out = (ti_step_result){.epoch = plan->epoch, .step = plan->step, .row = rows, .n_row = plan->n_row, .n_token = n_token, .placement = placement};
   if (g->exchange && g->n_load) {
     uint32_t *load = ti_arena_calloc(arena, g->n_load, sizeof *load);
     if (load) {

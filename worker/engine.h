@@ -67,6 +67,9 @@ void ti_engine_get_facts(const ti_engine *e, ti_engine_facts *out);
 // Runs one plan. *out and its arrays lie in `arena` (reset by the caller between steps; no other allocation). Errors: TI_ERR_FORMAT (a plan that
 // contradicts the slots: named), TI_ERR_ABORTED / TI_ERR_TIMEOUT (a collective; err says in which layer and for whom).
 ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena, ti_step_result *out, ti_error *err) TI_MUST_CHECK;
+// Loads the copies of experts that the coordinator chose, in the background; results say when they are here (ti_step_result.placement), and the first
+// plan that names the version puts them in force. A loading that fails is logged and leaves the version in use. Errors: TI_ERR_FORMAT, TI_ERR_RANGE.
+ti_status ti_engine_stage(ti_engine *e, const ti_msg_placement *p, ti_error *err) TI_MUST_CHECK;
 // Forgets all slots (a new epoch).
 void ti_engine_reset(ti_engine *e);
 

@@ -195,18 +195,21 @@ static ti_status load_ffn(loader *l, const char *name, int64_t width, int64_t i0
   return st ? st : matrix(l, t, ti_slice_cols(l->c->hidden, width, i0, n), 0, down);
 }
 
+static const char *experts_name(const ti_config *c) { return strcmp(c->arch, "MixtralForCausalLM") == 0 ? "block_sparse_moe" : "mlp"; }
+
 static ti_status load_experts(loader *l, int layer, ti_layer_weights *lw) {
   const ti_config *c = l->c;
   const ti_placement *p = l->o->placement[layer - c->moe.n_dense_layer];
   const ti_mesh *m = &l->o->mesh;
-  const bool mixtral = strcmp(c->arch, "MixtralForCausalLM") == 0;
-  const char *mlp = mixtral ? "block_sparse_moe" : "mlp";
-  long s0, s1;
+  const char *mlp = experts_name(c);
+  long s0, s1, e0, e1;
   int64_t i0, n;
   char t[64];
   ti_status st = ti_shard_width("moe_intermediate_size", c->moe.ffn, m->etp, ti_mesh_etp_of(m, l->o->worker), 1, &i0, &n, l->err);
   if (st) return st;
   ti_split(p->n_slot, m->ep, ti_mesh_ep_of(m, l->o->worker), &s0, &s1);
+  ti_split(p->n_expert, m->ep, ti_mesh_ep_of(m, l->o->worker), &e0, &e1);
+  const long end = layer < c->n_layer ? s0 + e1 - e0 : s1;  // the main layers' redundant slots are worker/replicas.c's
   l->w->expert_width = (int)n;
   snprintf(t, sizeof t, "%s.gate.weight", mlp);
   st = matrix(l, t, ti_slice_all(c->moe.n_expert, c->hidden), TI_WEIGHT_EXACT, &lw->router);
@@ -215,7 +218,7 @@ static ti_status load_experts(loader *l, int layer, ti_layer_weights *lw) {
   lw->experts.gate_up = ti_arena_calloc(&l->w->host, (size_t)(s1 - s0), sizeof(ti_weight));
   lw->experts.down = ti_arena_calloc(&l->w->host, (size_t)(s1 - s0), sizeof(ti_weight));
   if (!lw->experts.gate_up || !lw->experts.down) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory", l->prefix);
-  for (long s = s0; !st && s < s1; s++) {
+  for (long s = s0; !st && s < end; s++) {
     snprintf(t, sizeof t, "%s.experts.%d", mlp, p->slot_expert[s]);
     st = load_ffn(l, t, c->moe.ffn, i0, n, &lw->experts.gate_up[s - s0], &lw->experts.down[s - s0]);
   }
@@ -278,6 +281,24 @@ static ti_status load_vocabulary(loader *l) {
   }
   snprintf(l->prefix, sizeof l->prefix, "model");
   return st ? st : vector(l, "norm.weight", c->hidden, 0, c->hidden, &w->norm);
+}
+
+ti_status ti_weights_load_expert(const ti_weights_options *o, ti_weights *own, int layer, int expert, ti_weight *gate_up, ti_weight *down, ti_error *err) {
+  const ti_config *c = o->model;
+  if (!own->kernels) {
+    *own = (ti_weights){.kernels = o->kernels, .dev = o->dev};
+    ti_arena_init(&own->host, (size_t)1 << 20);
+  }
+  loader l = {.o = o, .c = c, .w = own, .err = err};
+  ti_arena_init(&l.tmp, (size_t)1 << 40);
+  snprintf(l.prefix, sizeof l.prefix, "model.layers.%d", layer);
+  char t[64];
+  snprintf(t, sizeof t, "%s.experts.%d", experts_name(c), expert);
+  int64_t i0, n;
+  ti_status st = ti_shard_width("moe_intermediate_size", c->moe.ffn, o->mesh.etp, ti_mesh_etp_of(&o->mesh, o->worker), 1, &i0, &n, err);
+  if (!st) st = load_ffn(&l, t, c->moe.ffn, i0, n, gate_up, down);
+  ti_arena_fini(&l.tmp);
+  return st;
 }
 
 ti_status ti_weights_load(const ti_weights_options *o, ti_weights *out, ti_error *err) {

@@ -78,8 +78,13 @@ typedef struct ti_weights_options {
   bool allow_nan;                       // else a weight or scale that is NaN or infinite is TI_ERR_FORMAT
 } ti_weights_options;
 
-// Errors name the tensor. On failure everything is freed.
+// Errors name the tensor. On failure everything is freed. Of experts only those at home are loaded: the tables have room for the redundant slots behind
+// them, which ti_replicas fills (MTP layers: all slots).
 ti_status ti_weights_load(const ti_weights_options *o, ti_weights *out, ti_error *err) TI_MUST_CHECK;
+// One expert's part for this rank, at its layer, into memory that *own keeps (zeroed before the first call; ti_weights_fini frees it). From any one thread
+// with a device handle (o->dev) of its own.
+ti_status ti_weights_load_expert(const ti_weights_options *o, ti_weights *own, int layer, int expert, ti_weight *gate_up, ti_weight *down,
+                                 ti_error *err) TI_MUST_CHECK;
 void ti_weights_fini(ti_weights *w);  // safe on a zeroed struct
 
 #endif

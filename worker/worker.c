@@ -156,7 +156,7 @@ static ti_status serve(ti_worker *w, ti_error *err) {
       ti_log_info("worker: welcome epoch=%" PRIu64 " pages=%u", m.welcome.epoch, m.welcome.n_page);
       continue;
     }
-    st = run_plan(w, &m.plan, err);
+    st = m.kind == TI_CTL_PLACEMENT ? ti_engine_stage(w->engine, &m.placement, err) : run_plan(w, &m.plan, err);
     if (!st) continue;
     // Given up because the coordinator is done with us: its last word says how this ends.
     if (st == TI_ERR_ABORTED && ti_worker_link_lost_us(w->link)) continue;

@@ -95,7 +95,7 @@ static int one_step(drive *d, bool *more) {
   ti_arena_reset(&d->plan_mem);
   ti_arena_reset(&d->result_mem);
   const uint32_t n = d->o->batch;
-  ti_step_plan p = {.step = d->step, .n_micro = d->o->n_micro ? d->o->n_micro : 1, .gather_logits = true, .release.v = ti_arena_calloc(&d->plan_mem, 2 * n, 4)};
+  ti_step_plan p = {.step = d->step, .placement = d->o->placement, .n_micro = d->o->n_micro ? d->o->n_micro : 1, .gather_logits = true, .release.v = ti_arena_calloc(&d->plan_mem, 2 * n, 4)};
   p.assign = ti_arena_calloc(&d->plan_mem, n, sizeof *p.assign);
   p.pages = ti_arena_calloc(&d->plan_mem, n, sizeof *p.pages);
   p.row = ti_arena_calloc(&d->plan_mem, n, sizeof *p.row);

@@ -27,7 +27,8 @@ typedef struct drive_options {
   uint32_t preempt;    // every so many steps a running sequence is released and assigned again with all its ids; 0: never
   uint32_t n_micro;    // 1 or 2
   uint32_t lookahead;  // places beyond the rows (1 with MTP)
-  bool scatter;        // hand out pages in a scrambled order
+  uint32_t placement;  // the version that plans name
+  bool scatter;          // hand out pages in a scrambled order
   ti_coll *world;      // MoE on a mesh: all workers; reserved for `size` times 12 bytes. NULL: the group is alone
   uint32_t max_draft;  // drafts a decode row may verify
 } drive_options;

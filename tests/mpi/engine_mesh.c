@@ -3,7 +3,7 @@
 //   free      the first TOKENS greedy ids, wherever the margin exceeds 1e-3
 //   bits      the same ids and logprobs with one sequence at a time, and with two micro-batches
 //   forced    the golden text as a prompt: each golden id has rank 1 wherever its margin exceeds 1e-3
-//   replicas  the same ids and logprobs with REDUNDANT expert slots beyond the experts
+//   replicas  the same ids and logprobs with REDUNDANT expert slots beyond the experts, while others load, and with those
 //   relaxed   forced again without --deterministic (the combine's other form), and the MTP head's top-1 at each prompt position; MoE only
 //   ranks     all ranks of an attention group saw the same logits, bit for bit
 //
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/placement.h"
 #include "check.h"
 #include "tests/golden/fixture.h"
 
@@ -182,6 +183,26 @@ static bool start(rank_state *s, const char *model) {
   return make_engine(s, 0, false);
 }
 
+// Other copies, a placement a layer, as the coordinator would choose them under a load that makes some experts hot.
+static bool stage_other(rank_state *s, int n_redundant) {
+  static uint32_t slots[4096];
+  const int n = s->f.cfg.moe.n_expert, n_layer = s->f.cfg.n_layer - s->f.cfg.moe.n_dense_layer, n_slot = n + n_redundant;
+  ti_error err = {0};
+  ti_status st = TI_OK;
+  for (int i = 0; !st && i < n_layer; i++) {
+    float load[256];
+    ti_placement *p = NULL;
+    for (int e = 0; e < n; e++) load[e] = e % 5 == i % 5 ? 90 : 1;
+    st = ti_placement_replicate(&(ti_placement_args){.load = load, .n_expert = n, .n_slot = n_slot, .ep = s->mesh.ep}, &p, &err);
+    for (int k = 0; !st && k < n_slot; k++) slots[i * n_slot + k] = (uint32_t)p->slot_expert[k];
+    ti_placement_destroy(p);
+  }
+  const ti_msg_placement m = {.version = 1, .n_layer = (uint32_t)n_layer, .slot_expert = {slots, (uint32_t)(n_layer * n_slot)}};
+  if (!st) st = ti_engine_stage(s->e, &m, &err);
+  CHECK(st == TI_OK, "stage: %s", err.text);
+  return st == TI_OK;
+}
+
 // Where an expert stands must not show: an engine with redundant experts against the one without.
 static bool check_replicas(rank_state *s, uint32_t tokens, int n_redundant) {
   uint32_t n;
@@ -194,6 +215,9 @@ static bool check_replicas(rank_state *s, uint32_t tokens, int n_redundant) {
   if (ok) ti_engine_get_facts(s->e, &more);
   ok = ok && check_bits(s, q, tokens, "redundant experts", (drive_options){.batch = 16}) &&
        check_bits(s, q, tokens, "redundant experts, two micro-batches", (drive_options){.batch = 16, .n_micro = 2, .chunk = 5});
+  ok = ok && stage_other(s, n_redundant) && check_bits(s, q, tokens, "while other copies load", (drive_options){.batch = 16}) &&
+       check_bits(s, q, tokens, "other copies", (drive_options){.batch = 16, .placement = 1}) &&
+       check_bits(s, q, tokens, "other copies, two micro-batches", (drive_options){.batch = 16, .n_micro = 2, .chunk = 5, .placement = 1});
   if (ok && check_rank == 0)
     printf("replicas: the same bits with %d redundant experts, %.0f bytes a replica and layer here\n", n_redundant,
            (double)(more.weight_bytes - plain.weight_bytes) / more.n_replica);

@@ -17,6 +17,7 @@
 #include "parallel/expert/exchange.h"
 #include "worker/batch.h"
 #include "worker/engine.h"
+#include "worker/replicas.h"
 #include "worker/weights.h"
 
 #define TI_GRAPH_RANKS 64          // most tp ranks
@@ -54,6 +55,7 @@ typedef struct ti_graph {
   ti_exchange *exchange;      // NULL: dense
   ti_placement **placement;   // [n_moe] of the MoE layers, MTP's behind the main ones
   int n_moe;
+  ti_replicas *replicas;      // NULL: no redundant experts
   void *expert_gate_up, *expert_act;  // [capacity, ..] act
   int expert_capacity;
   uint32_t *load;      // [MoE layers * local experts] rows since the last result

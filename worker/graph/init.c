@@ -137,8 +137,12 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   if (cfg->tp->size > TI_GRAPH_RANKS) return ti_error_set(err, TI_ERR_ARG, "--tensor-parallel-size %d: at most %d", cfg->tp->size, TI_GRAPH_RANKS);
   st = reserve_tp(g, err);
   if (!st && c->moe.n_expert) st = init_placement(g, err);
-  if (!st)
-    st = ti_weights_load(&(ti_weights_options){.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp, .allow_nan = cfg->allow_nan}, &g->w, err);
+  const ti_weights_options weights = {.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp, .allow_nan = cfg->allow_nan};
+  if (!st) st = ti_weights_load(&weights, &g->w, err);
+  ti_dev_options loader = cfg->dev;
+  loader.threads = 1;
+  loader.cpus = NULL;
+  if (!st && cfg->n_redundant) st = ti_replicas_create(&weights, &loader, &g->w, c->n_layer - c->moe.n_dense_layer, &g->replicas, err);
   if (!st && c->moe.n_expert) st = init_experts(g, err);
   const long widest = max3(c->hidden, c->ffn, (long)c->n_head * (c->attn == TI_ATTN_MLA ? c->v_dim : c->head_dim));
   if (!st) st = k->reserve(dev, g->expert_capacity > g->max_row ? g->expert_capacity : g->max_row, max3(widest, 2L * c->hidden, c->kv_lora), c->head_dim, c->vocab);
@@ -171,6 +175,7 @@ void ti_graph_fini(ti_graph *g) {
   void *p[] = {g->kv, g->inv_freq, g->expert_gate_up, g->expert_act, g->mtp_in};
   for (size_t i = 0; i < sizeof p / sizeof *p; i++)
     if (p[i]) g->k->free(g->d, p[i]);
+  ti_replicas_destroy(g->replicas);
   ti_exchange_destroy(g->exchange);
   for (int i = 0; g->placement && i < g->n_moe; i++) ti_placement_destroy(g->placement[i]);
   free(g->placement);

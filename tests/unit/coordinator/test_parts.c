@@ -114,19 +114,27 @@ Test(load, rows_are_summed_by_expert_and_the_busiest_is_set_against_the_mean) {
   ti_metrics *m;
   ti_load l;
   ti_error err;
+  ti_placement *p[2];
+  for (int i = 0; i < 2; i++) cr_assert_eq(ti_placement_identity(3, 0, &p[i], NULL), TI_OK);
   const ti_mesh mesh = {4, 1, 4, 2, 2};  // two expert groups of two tensor-parallel ranks; 3 experts: 2 and 1
   cr_assert_eq(ti_metrics_create(&m), TI_OK);
-  cr_assert_eq(ti_load_init(&l, m, 2, 3, &err), TI_OK);
+  cr_assert_eq(ti_load_init(&l, m, 2, 3, 2, &err), TI_OK);
   const uint32_t a[4] = {1, 2, 0, 0}, b[2] = {3, 5};
-  cr_assert_eq(ti_load_add(&l, &mesh, 0, (ti_u32s){a, 4}, &err), TI_OK);
-  cr_assert_eq(ti_load_add(&l, &mesh, 1, (ti_u32s){a, 4}, &err), TI_OK, "sees the same rows, is not counted");
-  cr_assert_eq(ti_load_add(&l, &mesh, 2, (ti_u32s){b, 2}, &err), TI_OK);
-  cr_assert_eq(ti_load_add(&l, &mesh, 2, (ti_u32s){a, 4}, &err), TI_ERR_FORMAT);
+  cr_assert_eq(ti_load_add(&l, &mesh, 0, p, (ti_u32s){a, 4}, &err), TI_OK);
+  cr_assert_eq(ti_load_add(&l, &mesh, 1, p, (ti_u32s){a, 4}, &err), TI_OK, "sees the same rows, is not counted");
+  cr_assert_eq(ti_load_add(&l, &mesh, 2, p, (ti_u32s){b, 2}, &err), TI_OK);
+  cr_assert_eq(ti_load_add(&l, &mesh, 2, p, (ti_u32s){a, 4}, &err), TI_ERR_FORMAT);
   ti_load_publish(&l);
   cr_assert_float_eq(ti_metric_get(l.rows[0]), 1, 0);
   cr_assert_float_eq(ti_metric_get(l.rows[2]), 8, 0);
-  cr_assert_float_eq(ti_metric_get(l.ratio[0]), 1.5, 1e-9);
-  cr_assert_float_eq(ti_metric_get(l.ratio[1]), 3, 1e-9);
+  cr_assert_float_eq(ti_metric_get(l.layer[0].ratio), 1.5, 1e-9);
+  cr_assert_float_eq(ti_metric_get(l.layer[1].ratio), 3, 1e-9);
+  const double shares = (1 + 4 + 9) / 36.0;  // 1, 2, 3 of 6 rows
+  cr_assert_float_eq(ti_metric_get(l.layer[0].squared), shares - 1 / 3.0, 1e-9);
+  cr_assert_float_eq(ti_metric_get(l.layer[0].switch_loss), 3 * shares, 1e-9);
+  cr_assert_float_eq(ti_metric_get(l.layer[0].rank_ratio), 1, 1e-9, "3 rows on either group");
+  cr_assert_float_eq(ti_metric_get(l.layer[1].rank_ratio), 2, 1e-9);
+  for (int i = 0; i < 2; i++) ti_placement_destroy(p[i]);
   ti_load_fini(&l);
   ti_metrics_destroy(m);
 }

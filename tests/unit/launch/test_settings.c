@@ -37,7 +37,7 @@ static ti_holdings held(int workers, int tp, int ep, int w) {
   ti_mesh mesh;
   ti_holdings h;
   cr_assert_eq(ti_mesh_init(&mesh, workers, tp, 0, ep, 0, &err), TI_OK, "%s", err.text);
-  cr_assert_eq(ti_holdings_of(&model, &mesh, w, 16, TI_F32, &h, &err), TI_OK, "%s", err.text);
+  cr_assert_eq(ti_holdings_of(&model, &mesh, 0, w, 16, TI_F32, &h, &err), TI_OK, "%s", err.text);
   return h;
 }
 

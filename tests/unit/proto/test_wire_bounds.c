@@ -53,7 +53,7 @@ static uint32_t many[512];
 static float many_f[512];
 #define MANY(k) ((ti_u32s){many, (k)})
 #define MANY_F(k) ((ti_f32s){many_f, (k)})
-static const uint32_t bad_token[] = {1, 2, 1000}, bad_slot[] = {0, 16}, bad_page[] = {64}, bad_rank[] = {8};
+static const uint32_t bad_token[] = {1, 2, 1000}, bad_slot[] = {0, 16}, bad_page[] = {64}, bad_rank[] = {8}, far_expert[] = {0, 65536};
 static const float bad_float[] = {0, NAN, 0}, bad_inf[] = {-INFINITY, 0, 0};
 static ti_slot_assign assigns[17];
 static ti_slot_pages pages[65];
@@ -185,6 +185,10 @@ Test(wire_bounds, the_small_messages) {
   REFUSED(TI_CTL_ABORT, c.abort.message = long_text, "Abort.message");
   REFUSED(TI_CTL_ABORT, c.abort.message = "caf\xE9", "Abort.message: not valid UTF-8");
   REFUSED(TI_CTL_DRAIN, c.drain.timeout_ms = 86400001, "Drain.timeout_ms");
+  REFUSED(TI_CTL_PLACEMENT, c.placement.n_layer = 0, "Placement.slot_expert: 4 elements, not as many in each of n_layer 0");
+  REFUSED(TI_CTL_PLACEMENT, c.placement.n_layer = 1025, "Placement.n_layer: 1025 is out of 0..1024");
+  REFUSED(TI_CTL_PLACEMENT, c.placement.n_layer = 3, "Placement.slot_expert: 4 elements, not as many in each of n_layer 3");
+  REFUSED(TI_CTL_PLACEMENT, (c.placement.slot_expert = (ti_u32s){far_expert, 2}), "Placement.slot_expert[1]: 65536 is out of 0..65535");
 }
 
 #define BYTES(...)                                           \

@@ -6,6 +6,7 @@
 static const ti_wire_limits sample_limits = {.n_rank = 8, .n_slot = 16, .n_page = 64, .vocab = 1000, .max_rows = 64, .max_context = 256};
 
 static const uint32_t some_loads[] = {0, 4000000000u, 1}, some_member_ranks[] = {0, 1, 7};
+static const uint32_t some_slot_experts[] = {0, 1, 1, 0};
 static const uint32_t some_ids[] = {5, 0, 999, 300, 127, 128};
 static const float some_floats[] = {-0.5f, -3.25f, 0.0f, -1e-7f, -88.0f, -2.0f};
 static const char *const some_stops[] = {"\n\n", "fin \xC3\xA9"};
@@ -138,6 +139,9 @@ static inline ti_control sample_control(ti_control_kind kind) {
       break;
     case TI_CTL_DRAIN:
       c.drain = (ti_msg_drain){.timeout_ms = 30000};
+      break;
+    case TI_CTL_PLACEMENT:
+      c.placement = (ti_msg_placement){.version = 3, .n_layer = 2, .slot_expert = {some_slot_experts, 4}};
       break;
     case TI_CTL_NONE:
       break;
