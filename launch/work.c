@@ -106,6 +106,7 @@ static ti_status open_worker(work *w, ti_error *err) {
                  .kv_dtype = j->kv_dtype,
                  .kv_bytes = j->kv_bytes,
                  .deterministic = j->flags.deterministic,
+                 .n_redundant = (int)j->flags.n_redundant,
                  .allow_nan = j->flags.allow_nan,
                  .overlap = j->flags.overlap != TI_OVERLAP_OFF,
                  .drafter = j->speculative.max_draft ? &w->drafter.base : NULL,
