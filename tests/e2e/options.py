@@ -1,17 +1,22 @@
-"""Flags whose effect shows in answers: drafts change the number of steps and no text, a default seed repeats, libtitan's door answers."""
+"""Flags whose effect shows in answers: drafts change the number of steps and no text, a default seed repeats, libtitan's door answers, copies
+of experts change no text."""
 import os
 import subprocess
+import tempfile
 
 from cluster import DENSE, ROOT, Cluster, main
 
+MOE = os.path.join(ROOT, "models", "titan-tiny-moe")
 DRAFTS = '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2}'
-REPEATS = "Tom has a red ball. Lily has a red ball. Tom has a red ball. Lily has a red ball. Tom has a red ball. Lily has"
-ASKS = [dict(prompt=REPEATS, temperature=0), dict(prompt=REPEATS, temperature=0.7, seed=5), dict(prompt="Once upon a time", temperature=0),
-        dict(prompt="Once upon a time", temperature=1, seed=7), dict(prompt=REPEATS, temperature=0, frequency_penalty=0.5)]
+REPEATS = "The cat sat. " * 20
+ASKS = [dict(prompt="The cat", temperature=0, logit_bias={"300": 100}),  # says one token for ever: every draft stays
+        dict(prompt=REPEATS, temperature=0), dict(prompt=REPEATS, temperature=0.7, seed=5),
+        dict(prompt="Once upon a time", temperature=0), dict(prompt="Once upon a time", temperature=1, seed=7),
+        dict(prompt=REPEATS, temperature=0, frequency_penalty=0.5)]
 
 
 def texts(c):
-    return [c.complete(**ask, max_tokens=60, ignore_eos=True)["choices"][0]["text"] for ask in ASKS]
+    return [c.complete(**ask, max_tokens=80, ignore_eos=True)["choices"][0]["text"] for ask in ASKS]
 
 
 def drafts_change_no_text():
@@ -23,7 +28,7 @@ def drafts_change_no_text():
             return got, counts
 
     notes = []
-    for model, workers, mesh in ((DENSE, 2, ["--tensor-parallel-size", "2"]), (os.path.join(ROOT, "models", "titan-tiny-moe"), 2, [])):
+    for model, workers, mesh in ((DENSE, 2, ["--tensor-parallel-size", "2"]), (MOE, 2, [])):
         plain, none = run(model, workers, mesh)
         drafted, (n_draft, n_kept) = run(model, workers, mesh + ["--speculative-config", DRAFTS])
         for ask, a, b in zip(ASKS, plain, drafted):
@@ -62,15 +67,20 @@ def libtitan_has_a_door():
     tool = os.path.join(os.path.dirname(os.environ.get("TITAN_SERVE", os.path.join(ROOT, "build/release/bin/titan-serve"))), "titan")
     if not os.path.exists(tool):
         return "skipped: no titan"
-    with Cluster(flags=["--client-url", "tcp://127.0.0.1:0"]) as c:
-        line = [s for s in c.text().splitlines() if "libtitan at " in s]
-        assert line, c.text()
+    with tempfile.TemporaryDirectory() as d, Cluster(flags=["--client-url", "ipc://%s/door" % d]) as c:
         want = c.complete("Once upon a time", max_tokens=12)["choices"][0]["text"]
-        r = subprocess.run([tool, "complete", "--url", line[0].split("libtitan at ")[1].strip(), "-n", "12", "-t", "0", "--prompt", "Once upon a time"],
+        r = subprocess.run([tool, "complete", "--url", "ipc://%s/door" % d, "-n", "12", "-t", "0", "--prompt", "Once upon a time"],
                            capture_output=True, text=True, timeout=30, check=False)
         assert r.returncode == 0 and r.stdout == want, (r, want)
         assert c.stop() == 0
 
 
+def copies_of_experts_change_no_text():
+    with Cluster(2, MOE) as c:
+        plain = texts(c)
+    with Cluster(2, MOE, flags=["--num-redundant-experts", "4"]) as c:
+        assert texts(c) == plain
+
+
 if __name__ == "__main__":
-    main([drafts_change_no_text, a_wrong_draft_config_is_named, a_default_seed_repeats, libtitan_has_a_door])
+    main([drafts_change_no_text, a_wrong_draft_config_is_named, a_default_seed_repeats, libtitan_has_a_door, copies_of_experts_change_no_text])

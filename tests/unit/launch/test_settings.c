@@ -90,6 +90,23 @@ Test(settings, a_length_that_was_not_asked_for_is_cut_to_the_memory) {
   cr_assert_eq(decide(1), TI_ERR_ARG);
   cr_assert(strstr(err.text, "--max-model-len is 4096"), "%s", err.text);
 }
+Test(settings, copies_of_experts_need_experts) {
+  load(DENSE);
+  f.n_redundant = 1;
+  cr_assert_eq(decide(1), TI_ERR_ARG);
+  cr_assert(strstr(err.text, "--num-redundant-experts 1: expected 0..0"), "%s", err.text);
+  load(MOE);
+  f.n_redundant = 17;
+  cr_assert_eq(decide(1), TI_ERR_ARG);
+  f.n_redundant = 16;
+  cr_assert_eq(decide(1), TI_OK, "%s", err.text);
+}
+Test(settings, drafts_are_part_of_the_job) {
+  load(DENSE);
+  snprintf(f.speculative_config, sizeof f.speculative_config, "{\"method\": \"ngram\", \"num_speculative_tokens\": 5}");
+  cr_assert_eq(decide(1), TI_OK, "%s", err.text);
+  cr_assert_eq(s.speculative.max_draft, 5);
+}
 Test(settings, refuse_what_does_not_fit_with_the_numbers_that_would) {
   load(DENSE);
   f.tp = 3;
