@@ -72,7 +72,6 @@ static const flag table[] = {
     {"activation-quant", K_CHOICE, AT(activation_quant), 0, 0, "auto|none|int8|fp8", "auto",
      "activations where weights are quantised; auto: int8 for 4- to 8-bit blocks, else none"},
     {"enable-two-batch-overlap", K_CHOICE, AT(overlap), 0, 0, "off|on|auto", "auto", "experts' communication under another micro-batch's compute"},
-    {"num-redundant-experts", K_INT, AT(n_redundant), 0, 4096, "N", "0", "copies of experts beyond one each, over all workers, for even loads"},
     {"allow-nan", K_SWITCH, AT(allow_nan), 0, 0, NULL, "off", "load weights that are NaN or infinite instead of refusing the model"},
     {"deterministic", K_SWITCH, AT(deterministic), 0, 0, NULL, "on", "the same bits whatever else is in the batch"},
     GROUP("Running"),

@@ -37,7 +37,7 @@ typedef struct ti_flags {
   char speculative_config[512];  // JSON; "": no drafts
   int64_t seed;                  // of requests that bring none; -1: a random one each
   // the device
-  int64_t device, threads, activation_quant, overlap, n_redundant;
+  int64_t device, threads, activation_quant, overlap;
   bool deterministic, allow_nan;
   // running it
   double start_timeout, shutdown_timeout;  // seconds

@@ -71,8 +71,8 @@ ti_status ti_settings_decide(const ti_flags *f, const ti_config *c, int workers,
   j.flags = *f;
   ti_status st = ti_mesh_init(&j.mesh, workers, (int)f->tp, (int)f->dp, (int)f->ep, (int)f->etp, err);
   if (!st) st = decide_types(f, &j, err);
-  if (!st && f->n_redundant > c->moe.n_expert)
-    st = ti_error_set(err, TI_ERR_ARG, "--num-redundant-experts %d: expected 0..%d, a copy of every expert of the model", (int)f->n_redundant,
+  if (!st && f->redundant > c->moe.n_expert)
+    st = ti_error_set(err, TI_ERR_ARG, "--num-redundant-experts %d: expected 0..%d, a copy of every expert of the model", (int)f->redundant,
                       c->moe.n_expert);
   if (!st) st = ti_speculative_parse(f->speculative_config, &j.speculative, err);
   uint64_t page_bytes = 0;

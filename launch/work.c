@@ -107,7 +107,6 @@ static ti_status open_worker(work *w, ti_error *err) {
                  .kv_bytes = j->kv_bytes,
                  .n_redundant = (int)j->flags.redundant,
                  .deterministic = j->flags.deterministic,
-                 .n_redundant = (int)j->flags.n_redundant,
                  .allow_nan = j->flags.allow_nan,
                  .overlap = j->flags.overlap != TI_OVERLAP_OFF,
                  .drafter = j->speculative.max_draft ? &w->drafter.base : NULL,

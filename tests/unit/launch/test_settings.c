@@ -92,13 +92,13 @@ Test(settings, a_length_that_was_not_asked_for_is_cut_to_the_memory) {
 }
 Test(settings, copies_of_experts_need_experts) {
   load(DENSE);
-  f.n_redundant = 1;
+  f.redundant = 1;
   cr_assert_eq(decide(1), TI_ERR_ARG);
   cr_assert(strstr(err.text, "--num-redundant-experts 1: expected 0..0"), "%s", err.text);
   load(MOE);
-  f.n_redundant = 17;
+  f.redundant = 17;
   cr_assert_eq(decide(1), TI_ERR_ARG);
-  f.n_redundant = 16;
+  f.redundant = 16;
   cr_assert_eq(decide(1), TI_OK, "%s", err.text);
 }
 Test(settings, drafts_are_part_of_the_job) {
