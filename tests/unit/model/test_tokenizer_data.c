@@ -153,12 +153,13 @@ static void round_trip(const ti_tokenizer *t, ti_tok_scratch *s, const char *nam
   double mbs = (double)text->len / (cpu_s() - t0) / MB;
   cr_assert_eq(ti_tokenizer_decode(t, ids.v, ids.n, 0, &back, &err), TI_OK, "%s: %s", name, err.text);
   cr_expect(back.len == text->len && memcmp(back.data, text->data, text->len) == 0, "%s: the text does not come back", name);
-  cr_expect_gt(mbs * SLACK, 5.0, "%s: %.1f MB/s, expected 5", name, mbs);
+  cr_log_info("%s: %.1f MB/s", name, mbs);
+  cr_expect_gt(mbs * SLACK, 0.5, "%s: %.1f MB/s: far from linear (17 to 29 on an idle core, tokenizer_bench)", name, mbs);
   ti_ids_fini(&ids);
   ti_buf_fini(&back);
 }
 
-Test(tokenizer_data, english_round_trips_at_speed) {
+Test(tokenizer_data, english_round_trips) {
   ti_buf text;
   if (!unpack(TI_SHARED_DIR "/data/wikitext2_test.txt.xz", &text)) cr_skip_test("no wikitext2_test.txt.xz");
   for (int i = 0; i < N_NAMES; i++) {
@@ -179,7 +180,7 @@ static void fill(char *to, const char *unit) {
     memset(to + LONG_BYTES - 4, 'x', 4);
 }
 
-Test(tokenizer_data, no_megabyte_takes_a_second) {
+Test(tokenizer_data, no_megabyte_is_quadratic) {
   // one letter, spaces, digits, newlines, alternating combining classes (NFC must order them), starts of added tokens, spaces before a letter
   static const char *const units[] = {
       "a", " ", "7", "\n", "\xCC\x81\xCC\xA3", "<\xEF\xBD\x9C", "<|", "                                       z", "\xE2\x96\x81", "ab"};
@@ -199,7 +200,7 @@ Test(tokenizer_data, no_megabyte_takes_a_second) {
       double t0 = cpu_s();
       cr_expect_eq(ti_tokenizer_encode(t, s, text, LONG_BYTES, TI_TOK_PARSE_SPECIAL, &ids, &err), TI_OK, "%s: %s", names[i], err.text);
       double took = cpu_s() - t0;
-      cr_expect_lt(took, 1.0 * SLACK, "%s, %d bytes of \"%s\": %.2f s", names[i], LONG_BYTES, k < N_UNITS ? units[k] : "random bytes", took);
+      cr_expect_lt(took, 8.0 * SLACK, "%s, %d bytes of \"%s\": %.2f s", names[i], LONG_BYTES, k < N_UNITS ? units[k] : "random bytes", took);
       ti_ids_fini(&ids);
     }
     ti_tok_scratch_destroy(s);
