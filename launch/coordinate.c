@@ -16,10 +16,6 @@
 #define HEARTBEAT_US 2000000u
 #define STEP_LIMIT_US 30000000u
 #define LINGER_US 1200000u
-// From how many rows --enable-two-batch-overlap auto splits a step; 0: never. Measured with overlap_bench on 2 ranks of one host, 16..1024 prefill
-// and 4..64 decode rows: two micro-batches take 0.96 to 1.61 times as long over shared memory, 0.98 to 1.46 over TCP. Nothing is gained where the
-// ranks' own cores carry the messages.
-#define TWO_BATCH_AUTO_ROWS 0u
 
 typedef struct head {
   ti_meet *meet;
@@ -71,9 +67,7 @@ static ti_status open_coord(head *h, ti_error *err) {
                                .max_num_batched_tokens = j->max_num_batched_tokens,
                                .max_waiting = (uint32_t)j->flags.max_waiting,
                                .steps_in_flight = 2,
-                               .two_batch_rows = j->flags.overlap == TI_OVERLAP_ON     ? 2
-                                                 : j->flags.overlap == TI_OVERLAP_AUTO ? TWO_BATCH_AUTO_ROWS
-                                                                                       : 0,
+                               .two_batch_rows = ti_settings_two_batch_rows(j),
                                .max_draft = j->speculative.max_draft,
                                .lockstep = h->model->moe.n_expert > 0,
                                .n_moe_layer = h->model->moe.n_expert ? (uint32_t)(h->model->n_layer - h->model->moe.n_dense_layer) : 0,

@@ -27,6 +27,8 @@ typedef struct ti_settings {
 ti_status ti_settings_decide(const ti_flags *f, const ti_config *c, int workers, ti_settings *out, ti_error *err) TI_MUST_CHECK;
 // Every tensor that c says there is: its name, shape and type, without reading its data. Errors name file and tensor.
 ti_status ti_settings_check_weights(const ti_config *c, const ti_checkpoint *ck, ti_error *err) TI_MUST_CHECK;
+// --enable-two-batch-overlap: from how many rows of a group a step is split in two micro-batches; 0: never.
+uint32_t ti_settings_two_batch_rows(const ti_settings *job);
 // --plan: what each worker would hold.
 void ti_settings_print_plan(const ti_settings *job, const ti_config *c, FILE *f);
 const char *ti_settings_model_name(const ti_flags *f);  // --served-model-name, or the last part of --model

@@ -108,7 +108,7 @@ static ti_status open_worker(work *w, ti_error *err) {
                  .n_redundant = (int)j->flags.redundant,
                  .deterministic = j->flags.deterministic,
                  .allow_nan = j->flags.allow_nan,
-                 .overlap = j->flags.overlap != TI_OVERLAP_OFF,
+                 .overlap = ti_settings_two_batch_rows(j) > 0,
                  .drafter = j->speculative.max_draft ? &w->drafter.base : NULL,
                  .trace = w->trace},
   };

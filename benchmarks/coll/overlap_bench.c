@@ -2,7 +2,7 @@
 //
 // Runs titan-tiny-moe's engines on a mesh and prints, for prefill and decode steps of growing row counts a group, the time of a step as one batch and
 // as two that alternate, taken in turns; the best of each. The row count from which the ratio stays below 1 is what `--enable-two-batch-overlap auto`
-// waits for (TI_TWO_BATCH_ROWS in launch/coordinate.c). The texts of both are compared: a benchmark of wrong results is none.
+// waits for (TWO_BATCH_AUTO_ROWS in launch/settings.c). The texts of both are compared: a benchmark of wrong results is none.
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
