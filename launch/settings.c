@@ -2,10 +2,14 @@
 #include "launch/settings.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "launch/holdings.h"
 #include "model/names.h"
+#ifdef TI_HAVE_CUDA
+#include "kernels/cuda/probe.h"
+#endif
 
 #define KV_DEFAULT_BYTES (256ull << 20)
 #define MODEL_LEN_MOST 1048576u
@@ -25,10 +29,23 @@ const char *ti_settings_model_name(const ti_flags *f) {
   return slash && slash[1] ? slash + 1 : f->model;
 }
 
+// Why --device cuda cannot be had: kernels/cuda holds no ops table yet, so what remains is to say what this build sees.
+static ti_status refuse_cuda(ti_error *err) {
+#ifdef TI_HAVE_CUDA
+  char why[160];
+  ti_cuda_device d;
+  const int n = ti_cuda_count(why, sizeof why);
+  if (n == 0) return ti_error_set(err, TI_ERR_ARG, "--device cuda: %s; use --device cpu", why);
+  if (ti_cuda_describe(0, &d)) snprintf(d.name, sizeof d.name, "unnamed");
+  return ti_error_set(err, TI_ERR_ARG, "--device cuda: this host has %d GPUs (%s, sm_%d%d), but this version computes on CPUs only; use --device cpu",
+                      n, d.name, d.major, d.minor);
+#else
+  return ti_error_set(err, TI_ERR_ARG, "--device cuda: this build has no CUDA backend; use --device cpu");
+#endif
+}
+
 static ti_status decide_types(const ti_flags *f, ti_settings *j, ti_error *err) {
-  if (f->device == TI_DEVICE_CUDA)
-    return ti_error_set(err, TI_ERR_ARG,
-                        "--device cuda: this build has no CUDA backend; configure with -DTI_CUDA=ON (needs nvcc), or use --device cpu");
+  if (f->device == TI_DEVICE_CUDA) return refuse_cuda(err);
   static const ti_dtype kv[] = {[TI_KV_AUTO] = TI_F32, [TI_KV_F32] = TI_F32, [TI_KV_BF16] = TI_BF16, [TI_KV_FP8] = TI_E4M3};
   j->kv_dtype = kv[f->kv_cache_dtype];
   j->page_tokens = f->block_size ? (uint32_t)f->block_size : 16;
