@@ -83,9 +83,6 @@ ti_status ti_holdings_of(const ti_config *c, const ti_mesh *mesh, int n_redundan
   const bool mla = c->attn == TI_ATTN_MLA;
   ti_status st = ti_shard_heads_of(c->n_head, c->n_kv_head, mesh->tp, ti_mesh_tp_of(mesh, worker), &k.heads, err);
   if (st) return ti_error_prefix(err, "--tensor-parallel-size %d", mesh->tp);
-  if (n_redundant > c->moe.n_expert)
-    return ti_error_set(err, TI_ERR_ARG, "--num-redundant-experts %d: the model has %d experts; at most a copy of each", n_redundant,
-                        c->moe.n_expert);
   if (c->moe.n_expert) {
     int64_t begin, width;
     if (mesh->ep > c->moe.n_expert)

@@ -19,7 +19,7 @@ typedef struct ti_holdings {
   int heads, kv_heads, experts, expert_width;
 } ti_holdings;
 
-// n_redundant: copies of experts in each MoE layer, over all workers. TI_ERR_ARG: more than experts; the mesh does not divide the model (heads by tp,
+// n_redundant: copies of experts in each MoE layer, over all workers. TI_ERR_ARG: the mesh does not divide the model (heads by tp,
 // expert width by etp): says which sizes would do.
 ti_status ti_holdings_of(const ti_config *c, const ti_mesh *mesh, int n_redundant, int worker, uint32_t page_tokens, ti_dtype kv_dtype,
                          ti_holdings *out, ti_error *err) TI_MUST_CHECK;
