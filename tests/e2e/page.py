@@ -105,7 +105,7 @@ def drive(c, b, screenshot):
     assert want["finish_reason"] in note and "tokens/s" in note, note
     ranks = until("the ranks", 5, lambda: b.js("document.getElementById('ranks').rows.length"))
     assert ranks == len(c.get("/health")[1]["ranks"]), ranks
-    until("tokens a second", 5, lambda: float(b.js("document.getElementById('rate').textContent").replace("-", "0")) >= 0)
+    until("tokens a second", 5, lambda: b.js("Math.max(0, ...rates)") > 0)
     if screenshot:
         b.js("document.getElementById('seed').value = ''; document.getElementById('max_tokens').value = 400")
         b.call("Input.insertText", text="And then?")
