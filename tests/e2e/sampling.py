@@ -180,6 +180,22 @@ def later_tokens_are_the_references():
     return count.note()
 
 
+def golden_texts_score_as_greedy():
+    """As lm-eval scores: ids of prompt and text, echo, logprobs 1, one token more; greedy is where the logprob equals the best one, bit for bit."""
+    texts = golden(MODEL)
+    body = cluster().complete([x["prompt_ids"] + x["greedy_ids"] for x in texts], echo=True, logprobs=1, max_tokens=1)
+    n, off = 0, 0.0
+    for x, choice in zip(texts, body["choices"]):
+        first, lp = len(x["prompt_ids"]), choice["logprobs"]
+        got, best = lp["token_logprobs"][first:-1], lp["top_logprobs"][first:-1]
+        assert len(got) == len(x["greedy_ids"])
+        for i, (a, b) in enumerate(zip(got, best)):
+            assert a == max(b.values()) or x["margin"][i] < 1e-3, "token %d: %r of %r" % (i, a, b)
+            n, off = n + 1, max(off, abs(a - x["logprob"][i]))
+    assert off < TOL_SHIFT, "PyTorch's logprobs differ by %.4f" % off
+    return "%d tokens; PyTorch's logprobs are within %.1e" % (n, off)
+
+
 def twenty_thousand_draws_follow_the_softmax():
     c = cluster()
     r = record()
@@ -220,4 +236,4 @@ def a_seed_gives_its_text_whatever_else_runs():
 
 
 if __name__ == "__main__":
-    main([first_tokens_are_the_references, min_tokens_holds_the_end_back, later_tokens_are_the_references, twenty_thousand_draws_follow_the_softmax, a_seed_gives_its_text_whatever_else_runs])
+    main([first_tokens_are_the_references, min_tokens_holds_the_end_back, later_tokens_are_the_references, golden_texts_score_as_greedy, twenty_thousand_draws_follow_the_softmax, a_seed_gives_its_text_whatever_else_runs])
