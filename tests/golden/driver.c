@@ -7,8 +7,11 @@
 typedef struct live {  // a running sequence
   drive_seq *s;
   uint32_t slot, n_kv, n_ids, pages[4096], n_page;
+  uint32_t preempted;  // how often: MOST_PREEMPTIONS at most, since each computes all its tokens again
   bool assigned;
 } live;
+
+enum { MOST_PREEMPTIONS = 3 };
 
 typedef struct drive {
   ti_engine *e;
@@ -102,7 +105,7 @@ static int one_step(drive *d, bool *more) {
   while (d->n_gone) add_release(&p, d->gone[--d->n_gone]);
   if (d->o->preempt && d->n_run && d->step % d->o->preempt == d->o->preempt - 1) {
     live *l = &d->run[(d->step / d->o->preempt) % d->n_run];
-    if (l->assigned && l->n_ids - l->n_kv == 1) {  // one that decodes: all get on, however short the chunks
+    if (l->assigned && l->n_ids - l->n_kv == 1 && l->preempted++ < MOST_PREEMPTIONS) {  // one that decodes: all get on, however short the chunks
       add_release(&p, l->slot);
       give_back(d, l);
     }
