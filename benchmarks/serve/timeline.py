@@ -9,7 +9,7 @@ import html
 import json
 
 COLOURS = {"attention": "#4c78a8", "ffn": "#72b7b2", "route": "#b279a2", "dispatch": "#e45756", "shared expert": "#eeca3b", "experts": "#54a24b",
-           "combine": "#f58518", "all-reduce": "#ff9da6", "step": "#d0d0d0", "plan": "#9d755d"}
+           "combine": "#f58518", "all-reduce": "#ff9da6", "step": "#d0d0d0"}
 WIDTH, ROW, LEFT, TOP = 1100, 26, 150, 46
 
 
@@ -22,11 +22,11 @@ def spans(path):
 
 
 def pick(events, step, n):
-    """The spans of steps [step, step + n); without a step: the middle one of those whose pieces were all seen."""
+    """The workers' spans of steps [step, step + n); without a step: the middle one. (A step's plan was made while the step before ran.)"""
     steps = sorted({e["args"]["step"] for e in events if e["name"] == "step" and "step" in e.get("args", {})})
     if step is None:
         step = steps[len(steps) // 2]
-    return [e for e in events if step <= e.get("args", {}).get("step", -1) < step + n], step
+    return [e for e in events if e["name"] != "plan" and step <= e.get("args", {}).get("step", -1) < step + n], step
 
 
 def draw(events, names, step, n):
