@@ -50,6 +50,7 @@ static void slot_release(ti_slots *s, uint32_t i) {
     }
   }
   t->used = t->finished = t->penalised = false;
+  t->row_step = 0;
   t->n_ids = t->n_kv = t->n_prompt = t->n_page = t->n_stop = t->n_bias = t->n_draft = t->draft_len = 0;
 }
 
@@ -126,6 +127,12 @@ ti_status ti_slots_apply(ti_slots *s, const ti_step_plan *plan, ti_error *err) {
       t->table[p->first + k] = (int32_t)p->pages.v[k];
     }
     t->n_page = p->first + p->pages.n;
+  }
+  for (uint32_t i = 0; i < plan->n_row; i++) {
+    if (plan->row[i].slot >= s->n_slot) continue;  // the batch refuses it
+    ti_slot *t = &s->slot[plan->row[i].slot];
+    if (t->row_step == plan->step + 1) return ti_error_set(err, TI_ERR_FORMAT, "plan: row[%u]: a second row of slot %u", i, plan->row[i].slot);
+    t->row_step = plan->step + 1;
   }
   return TI_OK;
 }

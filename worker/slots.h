@@ -22,6 +22,7 @@ typedef struct ti_slot {
   bool used, finished;  // finished: rows still planned for it are no-ops
   bool penalised;       // repetition, frequency or presence is on: the count tables are kept
   uint64_t request;
+  uint64_t row_step;    // 1 + the step that last gave it a row: a step gives one at most
   uint32_t n_ids, n_kv, n_prompt, max_tokens, min_tokens;
   bool ignore_eos;
   uint32_t n_stop, n_bias, n_page;
