@@ -22,12 +22,11 @@ void ti_graph_span(ti_graph *g, const ti_lane *l, const char *name, uint64_t t0,
   if (g->cfg->trace) ti_trace_span(g->cfg->trace, 1 + l->index, name, "layer", t0, ti_mono_ns(), g->step, layer);
 }
 
-void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim, bool is_int) {
+void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim) {
   if (!g->cfg->tap || n_row == 0) return;
   const size_t bytes = (size_t)n_row * (size_t)dim * 4;
   ti_status st = g->k->download(g->d, g->tap_mem, device, bytes);
   if (!st) st = g->k->sync(g->d);
-  (void)is_int;  // fp32 and int32 are both 4 bytes; taps are for fp32 backends
   if (!st) g->cfg->tap(g->cfg->tap_arg, what, layer, g->tap_mem, n_row, dim);
 }
 
@@ -67,7 +66,7 @@ static ti_status attention(ti_graph *g, ti_lane *l, const ti_layer_weights *w, i
   ti_graph_doing(g, "attention");
   const uint64_t t0 = ti_mono_ns();
   st = ti_graph_norm(g, l, w->attn_norm);
-  ti_graph_tap(g, "hidden", layer, l->h, l->batch.batch.n_row, g->c->hidden, false);
+  ti_graph_tap(g, "hidden", layer, l->h, l->batch.batch.n_row, g->c->hidden);
   if (!st) st = g->c->attn == TI_ATTN_MLA ? ti_graph_attention_mla(g, l, w, layer) : ti_graph_attention_gqa(g, l, w, layer);
   g->times.attention_ns += ti_mono_ns() - t0;
   ti_graph_span(g, l, "attention", t0, layer);
@@ -123,7 +122,7 @@ ti_status ti_graph_forward(ti_graph *g, int n_lane, ti_error *err) {
   }
   for (int i = 0; !st && i < n_lane; i++) {
     st = last_norm(g, &g->lane[i], g->w.norm);
-    ti_graph_tap(g, "hidden", g->c->n_layer, g->lane[i].xn, g->lane[i].batch.batch.n_row, g->c->hidden, false);
+    ti_graph_tap(g, "hidden", g->c->n_layer, g->lane[i].xn, g->lane[i].batch.batch.n_row, g->c->hidden);
   }
   return st ? ti_error_set(err, st, "layer %d: %s: %s", g->layer, g->cfg->doing ? atomic_load(g->cfg->doing) : "forward", ti_status_text(st)) : TI_OK;
 }

@@ -105,7 +105,7 @@ static inline void ti_graph_progress(ti_graph *g) {
 void ti_graph_doing(const ti_graph *g, const char *what);  // what: a static text
 ti_status ti_graph_sum(ti_graph *g, ti_lane *l, int layer);  // t summed over the tp ranks
 ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight);  // h += t when pending; xn = norm(h)
-void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim, bool is_int);
+void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim);  // fp32 or int32: 4 bytes each
 void ti_graph_span(ti_graph *g, const ti_lane *l, const char *name, uint64_t t0, int layer);
 
 #endif

@@ -12,6 +12,15 @@
 #include "base/clock.h"
 #include "worker/graph/graph.h"
 
+// How many numbers of h each tp rank owns.
+static void own_counts(const ti_graph *g, const ti_lane *l, size_t *counts) {
+  for (int i = 0; i < g->tp->size; i++) {
+    long a, b;
+    ti_split(l->batch.batch.n_row, g->tp->size, i, &a, &b);
+    counts[i] = (size_t)(b - a) * (size_t)g->c->hidden;
+  }
+}
+
 // Own rows of h get the attention's output and are normed into xn (own rows at their places).
 static ti_status scatter_and_norm(ti_graph *g, ti_lane *l, const ti_layer_weights *w) {
   const int hid = g->c->hidden;
@@ -20,11 +29,7 @@ static ti_status scatter_and_norm(ti_graph *g, ti_lane *l, const ti_layer_weight
   if (g->tp->size > 1) {
     const uint64_t t0 = ti_mono_ns();
     size_t counts[TI_GRAPH_RANKS];
-    for (int i = 0; i < g->tp->size; i++) {
-      long a, b;
-      ti_split(l->batch.batch.n_row, g->tp->size, i, &a, &b);
-      counts[i] = (size_t)(b - a) * (size_t)hid;
-    }
+    own_counts(g, l, counts);
     t = ti_row(g, l->wide2, 0, hid);
     ti_coll_op op = {.kind = TI_COLL_REDUCE_SCATTER, .dtype = g->k->act, .send = l->t, .recv = t, .counts = counts};
     ti_status st = g->tp->ops->post(g->tp, &op);
@@ -53,8 +58,8 @@ ti_status ti_graph_moe_begin(ti_graph *g, ti_lane *l, const ti_layer_weights *w,
                                            .group_top2 = m->group_top2, .norm = m->norm_topk, .scale = (float)m->scale});
   if (!st) st = k->sync(g->d);
   if (!st && g->cfg->tap && n) {
-    ti_graph_tap(g, "moe.experts", layer - m->n_dense_layer, l->experts, n, m->n_top, true);
-    ti_graph_tap(g, "moe.weights", layer - m->n_dense_layer, l->route_weights, n, m->n_top, false);
+    ti_graph_tap(g, "moe.experts", layer - m->n_dense_layer, l->experts, n, m->n_top);
+    ti_graph_tap(g, "moe.weights", layer - m->n_dense_layer, l->route_weights, n, m->n_top);
   }
   if (!st)
     st = ti_exchange_dispatch_post(g->exchange, &(ti_dispatch_args){.x = x, .experts = l->experts, .weights = l->route_weights, .n_row = n, .micro = l->index, .padded = g->padded, .layer = layer - m->n_dense_layer});
@@ -115,11 +120,7 @@ ti_status ti_graph_moe_end(ti_graph *g, ti_lane *l) {
   if (st || g->tp->size == 1) return st;
   const uint64_t t1 = ti_mono_ns();
   size_t counts[TI_GRAPH_RANKS];
-  for (int i = 0; i < g->tp->size; i++) {
-    long a, b;
-    ti_split(l->batch.batch.n_row, g->tp->size, i, &a, &b);
-    counts[i] = (size_t)(b - a) * (size_t)hid;
-  }
+  own_counts(g, l, counts);
   if (n) memcpy(l->t, h, (size_t)n * (size_t)hid * g->act_bytes);  // send and recv must not overlap
   st = ti_coll_all_gather(g->tp, l->t, l->h, counts, g->k->act);
   g->times.reduce_ns += ti_mono_ns() - t1;

@@ -191,7 +191,7 @@ static ti_status run_tile(ti_sampler *s, const void *x, ti_sample_job *job, int 
   if (!st) st = g->k->permute(g->d, &(ti_permute_args){.out = s->x, .x = x, .src = s->index, .n_out = n, .n_top = 1, .dim = g->c->hidden});
   if (!st) st = ti_graph_head(g, s->x, n, s->raw, err);
   if (!st && t.gathered) st = gather_logits(s, n);
-  if (!st && g->cfg->tap && (t.gathered || g->tp->size == 1)) ti_graph_tap(g, "logits", 0, s->raw, n, g->c->vocab, false);
+  if (!st && g->cfg->tap && (t.gathered || g->tp->size == 1)) ti_graph_tap(g, "logits", 0, s->raw, n, g->c->vocab);
   for (int i = 0; i < n; i++) s->h_id[i] = job[i].target;
   if (!st && t.draw) st = draw(s, job, &t);
   for (int i = 0; i < n; i++) job[i].id = s->h_id[i];
