@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "coordinator/frontdoor/door_priv.h"
+#include "coordinator/gateway/params.h"
 
 static void receive(ti_door_context *c) {
   c->sending = false;
@@ -82,22 +83,6 @@ static void on_aio(void *arg) {
     receive(c);
 }
 
-static const char *type_of(uint32_t http_code) {
-  switch (http_code) {
-    case 401:
-    case 403:
-      return "authentication_error";
-    case 404:
-      return "not_found_error";
-    case 429:
-      return "rate_limit_error";
-    case 503:
-      return "service_unavailable_error";
-    default:
-      return http_code >= 500 ? "server_error" : "invalid_request_error";
-  }
-}
-
 void ti_door_answer(ti_door_thread *t, ti_door_context *c, ti_client_reply *reply) {
   reply->id = c->request.id;
   ti_buf_reset(&t->reply);
@@ -122,7 +107,7 @@ void ti_door_refuse(ti_door_thread *t, ti_door_context *c, uint32_t http_code, c
   vsnprintf(text, sizeof(text), fmt, ap);
   va_end(ap);
   ti_client_reply reply = {.kind = TI_CLI_ERROR};
-  reply.error = (ti_msg_error){.http_code = http_code, .type = type_of(http_code), .message = text, .param = param};
+  reply.error = (ti_msg_error){.http_code = http_code, .type = ti_api_error_type(http_code), .message = text, .param = param};
   ti_door_answer(t, c, &reply);
 }
 

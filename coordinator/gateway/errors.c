@@ -5,9 +5,10 @@
 
 #include "coordinator/gateway/gateway_priv.h"
 
-static const char *type_of(unsigned status) {
+const char *ti_api_error_type(unsigned status) {
   switch (status) {
     case 401:
+    case 403:
       return "authentication_error";
     case 404:
       return "not_found_error";
@@ -31,7 +32,7 @@ static void put_or_null(ti_buf *out, const char *s) {
 void ti_api_error_write(ti_buf *out, unsigned status, const char *param, const char *code, const char *message) {
   ti_buf_puts(out, "{\"error\":{\"message\":");
   ti_buf_json_string(out, message, strlen(message));
-  ti_buf_printf(out, ",\"type\":\"%s\",\"param\":", type_of(status));
+  ti_buf_printf(out, ",\"type\":\"%s\",\"param\":", ti_api_error_type(status));
   put_or_null(out, param);
   ti_buf_puts(out, ",\"code\":");
   put_or_null(out, code);

@@ -83,4 +83,7 @@ void ti_api_request_fini(ti_api_request *r);  // safe on a zeroed one
 // The front door takes messages_json through it too.
 ti_status ti_chat_messages(const json_t *messages, json_t **out, ti_error *err) TI_MUST_CHECK;
 
+// OpenAI's error type for an HTTP status ("rate_limit_error" for 429), a static text. Both doors' error objects carry it. errors.c.
+const char *ti_api_error_type(unsigned status);
+
 #endif
