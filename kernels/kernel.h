@@ -237,6 +237,32 @@ typedef struct ti_mla_attention_args {  // absorbed MLA: scores = q_lat . latent
   int64_t ldr, hdr;
 } ti_mla_attention_args;
 
+// Expanded MLA: the keys and values of a tile of places, made from their latents by one GEMM with kv_b_proj, are attended by one sequence's rows; tiles
+// come in ascending order and are merged by log-sum-exp (Milakov and Gimelshein 2018), so that no more than a tile is ever expanded.
+typedef struct ti_mla_gather_args {  // latents and rotary keys of places [place0, place0 + n) of sequence `seq`, unpacked from the cache
+  void *latent;  // [n, latent] act
+  void *k_rope;  // [n, rope] act
+  const void *kv;
+  const ti_kv_layout *layout;
+  const ti_batch *batch;
+  int layer, seq, place0, n;
+} ti_mla_gather_args;
+
+typedef struct ti_mla_tile_args {  // scores = q . [k_nope | k_rope]; causal, no mask, kv_first kept
+  void *out;           // [n_row, n_head, v_dim] act, row stride ldo: the sequence's rows, written with the last tile
+  float *acc;          // [run's rows, n_head, v_dim] running sum, and
+  float *state;        // [run's rows, n_head, 2] running maximum and denominator: the caller's memory, untouched between the tiles of a run
+  const void *q;       // [n_row, n_head, nope + rope] act, after RoPE, row stride ldq
+  const void *kv;      // [n, n_head, nope + v_dim] act: the tile
+  const void *k_rope;  // [n, rope] act
+  const ti_batch *batch;
+  int seq, place0, n;  // place0: a multiple of 64
+  int n_head, nope, rope, v_dim;
+  float scale;
+  int64_t ldq, ldo;
+  bool first, last;  // of the run's tiles
+} ti_mla_tile_args;
+
 typedef struct ti_copy_pages_args {  // plan op: the first n_token[i] tokens of page src[i] to dst[i], all layers
   void *kv;
   const ti_kv_layout *layout;
@@ -450,6 +476,8 @@ typedef struct ti_kernels {
   ti_status (*feed)(ti_dev *d, const ti_feed_args *a);
 
   // Entries below may be NULL.
+  ti_status (*mla_gather)(ti_dev *d, const ti_mla_gather_args *a);
+  ti_status (*mla_tile)(ti_dev *d, const ti_mla_tile_args *a);
   // Fused forms of what stands above; the same bits as the ops they stand for, but for one rounding to act less.
   ti_status (*rope_append)(ti_dev *d, const ti_rope_append_args *a);
   ti_status (*gemm_silu_mul)(ti_dev *d, const ti_gemm_silu_mul_args *a);

@@ -31,6 +31,8 @@ typedef struct att {  // both kinds
   int64_t ldq2, hdq2;
   float *out;
   int64_t ldo;
+  int seq0, seq1;                // sequences of this call
+  const ti_mla_tile_args *tile;  // expanded MLA: keys and values stand there, not in the cache; NULL otherwise
 } att;
 
 typedef struct query {
@@ -91,20 +93,24 @@ static void unpack_gqa(block *b, const uint8_t *page, int slot, int j) {
   b->v[j] = vd;
 }
 
+// One place's latent and rotary key.
+static void unpack_entry(const ti_kv_layout *l, const uint8_t *src, float *latent, float *rope) {
+  if (l->dtype != TI_E4M3) {
+    unpack(l->dtype, src, l->latent, 1.0f, latent);
+    unpack(l->dtype, src + (size_t)l->latent * (l->dtype == TI_F32 ? 4 : 2), l->rope, 1.0f, rope);
+    return;
+  }
+  for (int c = 0; c < l->latent; c += TI_CPU_FP8_BLOCK)
+    unpack(TI_E4M3, src + c, TI_CPU_FP8_BLOCK, scale_at(src + l->latent + c / TI_CPU_FP8_BLOCK * 4), latent + c);
+  unpack(TI_BF16, src + l->latent + l->latent / TI_CPU_FP8_BLOCK * 4, l->rope, 1.0f, rope);
+}
+
 static void unpack_mla(block *b, const uint8_t *page, int slot, int j) {
   const ti_kv_layout *l = b->a->l;
-  const uint8_t *src = page + (size_t)slot * l->token_stride;
   const int dim = l->latent + l->rope;
   b->k[j] = b->v[j] = b->kbuf + j * b->dk;
   float *dst = b->kbuf + j * b->dk;
-  if (l->dtype == TI_E4M3) {
-    for (int c = 0; c < l->latent; c += TI_CPU_FP8_BLOCK) {
-      unpack(TI_E4M3, src + c, TI_CPU_FP8_BLOCK, scale_at(src + l->latent + c / TI_CPU_FP8_BLOCK * 4), dst + c);
-    }
-    unpack(TI_BF16, src + l->latent + l->latent / TI_CPU_FP8_BLOCK * 4, l->rope, 1.0f, dst + l->latent);
-  } else {
-    unpack(l->dtype, src, dim, 1.0f, dst);
-  }
+  unpack_entry(l, page + (size_t)slot * l->token_stride, dst, dst + l->latent);
   for (int i = dim; i < b->dk; i++) dst[i] = 0.0f;
   if (b->dv == l->latent) return;
   float *vd = b->vbuf + j * b->dv;
@@ -113,12 +119,34 @@ static void unpack_mla(block *b, const uint8_t *page, int slot, int j) {
   b->v[j] = vd;
 }
 
+// The tile's keys [k_nope | k_rope] side by side, its values where they lie.
+static void load_tile(block *b, int p0, int lo, int hi) {
+  const ti_mla_tile_args *t = b->a->tile;
+  const int64_t head = t->nope + t->v_dim;
+  for (int j = lo; j < hi; j++) {
+    const int64_t i = p0 + j - t->place0;
+    const float *src = (const float *)t->kv + (i * t->n_head + b->kv_head) * head;
+    float *k = b->kbuf + j * b->dk;
+    memcpy(k, src, (size_t)t->nope * sizeof *k);
+    memcpy(k + t->nope, (const float *)t->k_rope + i * t->rope, (size_t)t->rope * sizeof *k);
+    for (int c = t->nope + t->rope; c < b->dk; c++) k[c] = 0.0f;
+    b->k[j] = k;
+    b->v[j] = src + t->nope;
+    if (b->dv == t->v_dim) continue;
+    float *v = b->vbuf + j * b->dv;
+    memcpy(v, src + t->nope, (size_t)t->v_dim * sizeof *v);
+    for (int c = t->v_dim; c < b->dv; c++) v[c] = 0.0f;
+    b->v[j] = v;
+  }
+}
+
 // Places p0 + [lo, hi); the pointers beside them are made valid up to the next multiple of 8, for the tiles' sake.
 static void load_span(block *b, int p0, int lo, int hi) {
   const att *a = b->a;
   const ti_kv_layout *l = a->l;
-  const bool in_place = l->dtype == TI_F32 && b->dk == a->dk && b->dv == a->dv;
-  for (int j = lo, slot; j < hi;) {
+  const bool in_place = !a->tile && l->dtype == TI_F32 && b->dk == a->dk && b->dv == a->dv;
+  if (a->tile) load_tile(b, p0, lo, hi);
+  for (int j = a->tile ? hi : lo, slot; j < hi;) {
     const uint8_t *page = ti_cpu_kv_page(a->kv, l, a->layer, a->b, b->seq, p0 + j, &slot);
     const int end = ti_cpu_min(hi, j + l->page_tokens - slot);
     if (in_place) {
@@ -331,6 +359,24 @@ static void one_span(block *b, int p0, int lo, int hi) {
 
 // ---- a work item ----
 
+// Of expanded MLA: what the tiles before left of a vector, and what this one leaves.
+static void take_state(block *b, int i, int run_row) {
+  const ti_mla_tile_args *t = b->a->tile;
+  const int64_t at = (int64_t)run_row * t->n_head + b->kv_head;
+  if (t->first) return;
+  b->info[i].m = t->state[2 * at];
+  b->info[i].l = t->state[2 * at + 1];
+  memcpy(b->acc + i * b->dv, t->acc + at * t->v_dim, (size_t)t->v_dim * sizeof *t->acc);
+}
+
+static void put_state(block *b, int i, int run_row) {
+  const ti_mla_tile_args *t = b->a->tile;
+  const int64_t at = (int64_t)run_row * t->n_head + b->kv_head;
+  t->state[2 * at] = b->info[i].m;
+  t->state[2 * at + 1] = b->info[i].l;
+  memcpy(t->acc + at * t->v_dim, b->acc + i * b->dv, (size_t)t->v_dim * sizeof *t->acc);
+}
+
 static void run_block(const att *a, int seq, int kv_head, int first, int n, uint8_t *mem) {
   block *b = (block *)(void *)mem;
   const ti_batch *bt = a->b;
@@ -359,6 +405,11 @@ static void run_block(const att *a, int seq, int kv_head, int first, int n, uint
     if (bt->mask) q->mask = bt->mask[row];
     if (a->window > 0) q->lo = ti_cpu_max(q->lo, place - a->window + 1);
     q->lo = ti_cpu_max(q->lo, 0);
+    if (a->tile) {
+      q->lo = ti_cpu_max(q->lo, a->tile->place0);
+      q->hi = ti_cpu_min(q->hi, a->tile->place0 + a->tile->n);
+      take_state(b, i, row - row0);
+    }
     lo = ti_cpu_min(lo, q->lo);
     hi = ti_cpu_max(hi, q->hi);
     float *dst = b->q + i * b->dk;
@@ -367,7 +418,8 @@ static void run_block(const att *a, int seq, int kv_head, int first, int n, uint
     for (int c = a->dk; c < b->dk; c++) dst[c] = 0.0f;
   }
   for (int p0 = lo / SPAN * SPAN; p0 < hi; p0 += SPAN) one_span(b, p0, ti_cpu_max(lo - p0, 0), ti_cpu_min(hi - p0, SPAN));
-  for (int i = 0; i < n; i++) {
+  for (int i = 0; a->tile && i < n; i++) put_state(b, i, b->info[i].row - row0);
+  for (int i = 0; (!a->tile || a->tile->last) && i < n; i++) {
     const query *q = &b->info[i];
     const int head = kv_head * a->group + (first + i) % a->group;
     float *out = a->out + q->row * a->ldo + (int64_t)head * a->dv, *acc = b->acc + i * b->dv;
@@ -381,7 +433,7 @@ static void att_thread(void *arg, int thread, int n_threads) {
   const att *a = arg;
   ti_dev *d = a->d;
   int at = 0, mine = atomic_fetch_add_explicit(&d->next, 1, memory_order_relaxed);
-  for (int s = a->b->n_seq - 1; s >= 0; s--) {
+  for (int s = a->seq1 - 1; s >= a->seq0; s--) {
     const int vectors = (a->b->seq_row0[s + 1] - a->b->seq_row0[s]) * a->group, n = (vectors + ROWS - 1) / ROWS;
     while (mine < at + n * a->n_kv) {  // the longest first: last rows of a sequence
       const int i = mine - at, blk = n - 1 - i / a->n_kv;
@@ -395,7 +447,8 @@ static void att_thread(void *arg, int thread, int n_threads) {
 static ti_status run_attention(att *a) {
   const ti_batch *b = a->b;
   double flops = 0;
-  for (int s = 0; s < b->n_seq; s++) flops += 2.0 * (b->seq_row0[s + 1] - b->seq_row0[s]) * b->seq_kv_len[s] * a->group * a->n_kv * (a->dk + a->dv);
+  for (int s = a->seq0; s < a->seq1; s++)
+    flops += 2.0 * (b->seq_row0[s + 1] - b->seq_row0[s]) * (a->tile ? a->tile->n : b->seq_kv_len[s]) * a->group * a->n_kv * (a->dk + a->dv);
   atomic_store_explicit(&a->d->next, 0, memory_order_relaxed);
   ti_cpu_run(a->d, flops / 30.0, att_thread, a);
   return TI_OK;
@@ -407,6 +460,7 @@ ti_status TI_ISA(ti_cpu_attention)(ti_dev *d, const ti_attention_args *x) {
   const int64_t packed = (int64_t)x->n_head * l->head_dim;
   att a = {.d = d,
            .b = x->batch,
+           .seq1 = x->batch->n_seq,
            .l = l,
            .kv = x->kv,
            .layer = x->layer,
@@ -430,6 +484,7 @@ ti_status TI_ISA(ti_cpu_mla_attention)(ti_dev *d, const ti_mla_attention_args *x
   const int64_t hdr = ti_cpu_ld(x->hdr, l->rope);
   att a = {.d = d,
            .b = x->batch,
+           .seq1 = x->batch->n_seq,
            .l = l,
            .kv = x->kv,
            .layer = x->layer,
@@ -447,4 +502,42 @@ ti_status TI_ISA(ti_cpu_mla_attention)(ti_dev *d, const ti_mla_attention_args *x
            .out = x->out,
            .ldo = (int64_t)x->n_head * l->latent};
   return run_attention(&a);
+}
+
+ti_status TI_ISA(ti_cpu_mla_tile)(ti_dev *d, const ti_mla_tile_args *x) {
+  const int dim = x->nope + x->rope;
+  assert(!x->batch->mask && x->place0 % SPAN == 0 && dim <= TI_CPU_MAX_DIM && x->v_dim <= TI_CPU_MAX_DIM);
+  att a = {.d = d,
+           .b = x->batch,
+           .seq0 = x->seq,
+           .seq1 = x->seq + 1,
+           .tile = x,
+           .group = 1,
+           .n_kv = x->n_head,
+           .dk = dim,
+           .dv = x->v_dim,
+           .scale = x->scale,
+           .q = x->q,
+           .ldq = ti_cpu_ld(x->ldq, (int64_t)x->n_head * dim),
+           .hdq = dim,
+           .out = x->out,
+           .ldo = ti_cpu_ld(x->ldo, (int64_t)x->n_head * x->v_dim)};
+  return run_attention(&a);
+}
+
+static void gather_thread(void *arg, int thread, int n_threads) {
+  const ti_mla_gather_args *x = arg;
+  const ti_kv_layout *l = x->layout;
+  const int i0 = (int)((int64_t)x->n * thread / n_threads), i1 = (int)((int64_t)x->n * (thread + 1) / n_threads);
+  for (int i = i0; i < i1; i++) {
+    int slot;
+    const uint8_t *src = ti_cpu_kv_page(x->kv, l, x->layer, x->batch, x->seq, x->place0 + i, &slot) + (size_t)slot * l->token_stride;
+    unpack_entry(l, src, (float *)x->latent + (int64_t)i * l->latent, (float *)x->k_rope + (int64_t)i * l->rope);
+  }
+}
+
+ti_status TI_ISA(ti_cpu_mla_gather)(ti_dev *d, const ti_mla_gather_args *x) {
+  ti_mla_gather_args copy = *x;
+  ti_cpu_run(d, (double)x->n * (x->layout->latent + x->layout->rope), gather_thread, &copy);
+  return TI_OK;
 }

@@ -94,6 +94,8 @@ ti_status ti_cpu_penalties(ti_dev *d, const ti_penalty_args *a);
   ti_status ti_cpu_silu_mul_##isa(ti_dev *, const ti_silu_mul_args *);           \
   ti_status ti_cpu_attention_##isa(ti_dev *, const ti_attention_args *);         \
   ti_status ti_cpu_mla_attention_##isa(ti_dev *, const ti_mla_attention_args *); \
+  ti_status ti_cpu_mla_gather_##isa(ti_dev *, const ti_mla_gather_args *);       \
+  ti_status ti_cpu_mla_tile_##isa(ti_dev *, const ti_mla_tile_args *);           \
   ti_status ti_cpu_add_##isa(ti_dev *, const ti_add_args *);                     \
   ti_status ti_cpu_unpermute_##isa(ti_dev *, const ti_unpermute_args *);         \
   ti_status ti_cpu_quant_fp8_##isa(ti_dev *, const ti_quant_fp8_args *);         \

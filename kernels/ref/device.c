@@ -89,6 +89,8 @@ static const ti_kernels ref_kernels = {
     .penalties = ref_penalties,
     .logprobs = ref_logprobs,
     .sample = ref_sample,
+    .mla_gather = ref_mla_gather,
+    .mla_tile = ref_mla_tile,
 };
 
 const ti_kernels *ti_kernels_ref(void) { return &ref_kernels; }

@@ -16,7 +16,7 @@ static float load_bf16(const uint8_t *p) {
 }
 
 // dst[latent + rope] = one place's entry.
-static void load_entry(const ti_kv_layout *l, const uint8_t *src, float *dst) {
+void ref_mla_entry(const ti_kv_layout *l, const uint8_t *src, float *dst) {
   const int n = l->latent + l->rope;
   if (l->dtype == TI_F32) {
     memcpy(dst, src, (size_t)n * 4);
@@ -43,7 +43,7 @@ static float score(const ti_mla_attention_args *a, const float *entry, const flo
 static void load_place(const ti_mla_attention_args *a, const ref_span *span, int p, float *entry) {
   int slot;
   const uint8_t *page = ref_kv_page(a->kv, a->layout, a->layer, a->batch, span->seq, p, &slot);
-  load_entry(a->layout, page + (size_t)slot * a->layout->token_stride, entry);
+  ref_mla_entry(a->layout, page + (size_t)slot * a->layout->token_stride, entry);
 }
 
 static void attend(const ti_mla_attention_args *a, const ref_span *span, const float *q_lat, const float *q_rope, float *out) {

@@ -64,6 +64,10 @@ bool ref_span_has(const ref_span *s, int p);
 ti_status ref_attention(ti_dev *d, const ti_attention_args *a);
 // mla.c
 ti_status ref_mla_attention(ti_dev *d, const ti_mla_attention_args *a);
+void ref_mla_entry(const ti_kv_layout *l, const uint8_t *src, float *dst);  // one place's latent | rope as fp32
+// mla_expanded.c
+ti_status ref_mla_gather(ti_dev *d, const ti_mla_gather_args *a);
+ti_status ref_mla_tile(ti_dev *d, const ti_mla_tile_args *a);
 // moe.c
 ti_status ref_router(ti_dev *d, const ti_router_args *a);
 ti_status ref_moe_sort(ti_dev *d, const ti_moe_sort_args *a);
