@@ -176,6 +176,9 @@ static ti_status load_mla(loader *l, ti_layer_weights *lw) {
   if (!st) st = matrix(l, "self_attn.kv_a_proj_with_mqa.weight", ti_slice_all(c->kv_lora + c->qk_rope, hid), 0, &lw->kv_a);
   if (!st) st = vector(l, "self_attn.kv_a_layernorm.weight", c->kv_lora, 0, c->kv_lora, &lw->kv_a_norm);
   if (!st) st = load_mla_absorbed(l, lw);
+  const int64_t per = c->qk_nope + c->v_dim;
+  if (!st && l->o->expanded)
+    st = matrix(l, "self_attn.kv_b_proj.weight", ti_slice_rows(c->n_head * per, c->kv_lora, h->head0 * per, h->n_head * per), TI_WEIGHT_EXACT, &lw->kv_b);
   if (!st) st = matrix(l, "self_attn.o_proj.weight", ti_slice_cols(hid, (int64_t)c->n_head * c->v_dim, (int64_t)h->head0 * c->v_dim, (int64_t)h->n_head * c->v_dim), 0, &lw->o);
   return st;
 }

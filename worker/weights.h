@@ -31,6 +31,7 @@ typedef struct ti_layer_weights {
   ti_weight kv_a;                       // [latent + rope, hidden]
   float *q_a_norm, *kv_a_norm;
   ti_weight *uk, *uv;                   // [n_head] W_UK^T [latent, nope] and W_UV [v, latent], of each head
+  ti_weight kv_b;                       // [n_head * (nope + v), latent], both of all heads: the expanded form's; n == 0: not loaded
   ti_weight o;                          // [hidden, n_head * head_dim or v]
   // dense FFN, or the shared expert of a MoE layer
   ti_weight gate_up, down;              // n == 0: none
@@ -75,6 +76,7 @@ typedef struct ti_weights_options {
   int worker;
   ti_placement *const *placement;       // [MoE layers, MTP's behind the main ones] which experts this rank holds; NULL for dense models
   bool mtp;
+  bool expanded;                        // load kv_b too
   bool allow_nan;                       // else a weight or scale that is NaN or infinite is TI_ERR_FORMAT
 } ti_weights_options;
 

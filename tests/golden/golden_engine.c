@@ -2,6 +2,7 @@
 //
 //   hidden      every layer's hidden states and the logits of prompts 0 and 3; for a MoE its routing
 //   greedy      golden ids wherever the margin exceeds 1e-3, over pages, chunks, batches and preemption, and the same BITS among all of those
+//   expanded    MLA's expanded form against the absorbed one
 //   nll         exact NLL of 200 stories (not with --quick)
 //   mtp         the MTP head's top-1 at each prompt position
 #include <math.h>
@@ -235,6 +236,34 @@ static void check_mtp(const fixture *f, const char *backend, ti_coll *self) {
   }
 }
 
+// MLA's two forms: a long prompt in chunks that the rule expands, beside short sequences that stay absorbed, against all absorbed.
+static void check_expanded(const fixture *f, const char *backend, ti_coll *self) {
+  enum { LONG = 700, SHORT = 12 };
+  static const uint32_t chunks[] = {0, 448};
+  uint32_t ids[LONG], n_from;
+  uint32_t *from = fixture_ids(f, 0, "prompt_ids", &n_from);
+  for (uint32_t i = 0; i < LONG; i++) ids[i] = (from[i % n_from] + i / n_from) % (uint32_t)f->cfg.vocab;
+  for (int c = 0; c < 2; c++) {
+    double nll[2][2];
+    for (int relaxed = 0; relaxed < 2; relaxed++) {
+      engine_spec s = spec_of(backend, self, 16);
+      s.max_rows = 1024;
+      s.relaxed = relaxed;
+      ti_engine *e = fixture_engine(f, &s);
+      drive_seq q[] = {{.prompt = ids, .n_prompt = SHORT, .max_tokens = 6, .sampling = drive_greedy()}, {.prompt = ids, .n_prompt = LONG, .max_tokens = 1, .sampling = drive_greedy()}};
+      for (int i = 0; i < 2; i++) q[i].sampling.n_prompt_logprob = 0;
+      if (!e || drive_run(e, q, 2, &(drive_options){.chunk = chunks[c], .batch = 2})) exit(1);
+      for (int i = 0; i < 2; i++) nll[relaxed][i] = q[i].prompt_nll / (q[i].n_prompt - 1);
+      drive_free(q, 2);
+      ti_engine_destroy(e);
+    }
+    const double off = fabs(nll[1][1] - nll[0][1]) / nll[0][1];
+    check(off > 0 && off <= 1e-4 && fabs(nll[1][0] - nll[0][0]) <= 1e-4 * nll[0][0], "expanded attention, chunk %u: %.6f nats a token of a long prompt, %.1e from the absorbed form (bound 1e-4)", chunks[c],
+          nll[1][1], off);
+  }
+  free(from);
+}
+
 int main(int argc, char **argv) {
   if (argc < 3) return fprintf(stderr, "usage: golden_engine MODEL BACKEND [--quick]\n"), 2;
   const bool quick = argc > 3 && !strcmp(argv[3], "--quick");
@@ -246,6 +275,7 @@ int main(int argc, char **argv) {
   check_hidden(&f, argv[2], self);
   check_greedy(&f, argv[2], self, quick);
   if (!quick) check_nll(&f, argv[1], argv[2], self);
+  if (f.cfg.attn == TI_ATTN_MLA) check_expanded(&f, argv[2], self);
   if (f.cfg.n_mtp) check_mtp(&f, argv[2], self);
   ti_coll_destroy(self);
   fixture_close(&f);

@@ -41,6 +41,15 @@ typedef struct ti_lane {
   int combining;       // the MoE layer whose combine is in flight, -1: none
 } ti_lane;
 
+// Workspace of MLA's expanded form: one tile of places, and the running sums of one sequence's rows.
+#define TI_MLA_TILE 512         // places a tile; a multiple of 64
+#define TI_MLA_EXPAND_ROWS 192  // runs of fewer rows are cheaper absorbed, at any context length (attention_mla.c)
+typedef struct ti_mla_expanded {
+  void *latent, *k_rope, *kv;  // [tile, latent], [tile, rope], [tile, n_head, nope + v] act; kv NULL: only the absorbed form is used
+  float *acc, *state;          // [max_row, n_head, v], [max_row, n_head, 2]
+  int32_t *kv_len, *h_kv_len;  // [max_num_seqs] of the sequences that stay absorbed, 0 for the others; device, host
+} ti_mla_expanded;
+
 typedef struct ti_graph {
   const ti_engine_config *cfg;
   const ti_config *c;
@@ -69,6 +78,7 @@ typedef struct ti_graph {
   void *mtp_in;        // [max_row, 2 * hidden] act, NULL without MTP
   size_t act_bytes;    // of one activation
   uint64_t scratch_bytes;  // of ti_graph_alloc: activations, experts, the sampler
+  ti_mla_expanded mla;
   void *tap_mem;       // host copy of what is tapped, NULL without a tap
 } ti_graph;
 

@@ -78,6 +78,25 @@ static ti_status init_lane(ti_graph *g, ti_lane *l, int index, ti_error *err) {
   return ti_error_set(err, TI_ERR_NOMEM, "no memory for activations of %d rows; lower --max-num-batched-tokens", g->max_row);
 }
 
+// The expanded form changes a row's bits with the length of its run, so that --deterministic does without it.
+static bool wants_expanded(const ti_graph *g) { return g->c->attn == TI_ATTN_MLA && g->k->mla_tile && g->k->mla_gather && !g->cfg->deterministic && g->max_row >= TI_MLA_EXPAND_ROWS; }
+
+static ti_status init_expanded(ti_graph *g, ti_error *err) {
+  const ti_config *c = g->c;
+  const size_t nh = (size_t)g->w.heads.n_head, b = g->act_bytes, rows = (size_t)g->max_row, seqs = (size_t)g->cfg->max_num_seqs;
+  ti_mla_expanded *x = &g->mla;
+  if (!wants_expanded(g)) return TI_OK;
+  x->latent = ti_graph_alloc(g, TI_MLA_TILE * (size_t)c->kv_lora * b);
+  x->k_rope = ti_graph_alloc(g, TI_MLA_TILE * (size_t)c->qk_rope * b);
+  x->kv = ti_graph_alloc(g, TI_MLA_TILE * nh * (size_t)(c->qk_nope + c->v_dim) * b);
+  x->acc = ti_graph_alloc(g, rows * nh * (size_t)c->v_dim * sizeof *x->acc);
+  x->state = ti_graph_alloc(g, rows * nh * 2 * sizeof *x->state);
+  x->kv_len = ti_graph_alloc(g, seqs * sizeof *x->kv_len);
+  x->h_kv_len = calloc(seqs, sizeof *x->h_kv_len);
+  if (x->latent && x->k_rope && x->kv && x->acc && x->state && x->kv_len && x->h_kv_len) return TI_OK;
+  return ti_error_set(err, TI_ERR_NOMEM, "no memory for expanded attention of %d rows; lower --max-num-batched-tokens", g->max_row);
+}
+
 // Before any load is known: all experts alike, the same in all layers.
 static ti_status init_placement(ti_graph *g, ti_error *err) {
   const ti_config *c = g->c;
@@ -137,7 +156,7 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   if (cfg->tp->size > TI_GRAPH_RANKS) return ti_error_set(err, TI_ERR_ARG, "--tensor-parallel-size %d: at most %d", cfg->tp->size, TI_GRAPH_RANKS);
   st = reserve_tp(g, err);
   if (!st && c->moe.n_expert) st = init_placement(g, err);
-  const ti_weights_options weights = {.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp, .allow_nan = cfg->allow_nan};
+  const ti_weights_options weights = {.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp, .expanded = wants_expanded(g), .allow_nan = cfg->allow_nan};
   if (!st) st = ti_weights_load(&weights, &g->w, err);
   ti_dev_options loader = cfg->dev;
   loader.threads = 1;
@@ -145,12 +164,14 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   if (!st && cfg->n_redundant) st = ti_replicas_create(&weights, &loader, &g->w, c->n_layer - c->moe.n_dense_layer, &g->replicas, err);
   if (!st && c->moe.n_expert) st = init_experts(g, err);
   const long widest = max3(c->hidden, c->ffn, (long)c->n_head * (c->attn == TI_ATTN_MLA ? c->v_dim : c->head_dim));
-  if (!st) st = k->reserve(dev, g->expert_capacity > g->max_row ? g->expert_capacity : g->max_row, max3(widest, 2L * c->hidden, c->kv_lora), c->head_dim, c->vocab);
+  const long most = max3(g->expert_capacity, g->max_row, wants_expanded(g) ? TI_MLA_TILE : 0);
+  if (!st) st = k->reserve(dev, (int)most, max3(widest, 2L * c->hidden, c->kv_lora), c->head_dim, c->vocab);
   // the largest operation among the group's ranks: a batch's rows, or a tile of logits
   const size_t rows_bytes = (size_t)g->max_row * (size_t)c->hidden * g->act_bytes, logit_bytes = (size_t)TI_SAMPLE_TILE * (size_t)c->vocab * sizeof(float);
   if (!st) st = cfg->tp->ops->reserve(cfg->tp, rows_bytes > logit_bytes ? rows_bytes : logit_bytes, 1);
   if (!st) st = init_kv(g, err);
   if (!st) st = init_rope(g, err);
+  if (!st) st = init_expanded(g, err);
   for (int i = 0; !st && i < g->n_lane; i++) st = init_lane(g, &g->lane[i], i, err);
   if (!st && g->w.mtp && !(g->mtp_in = ti_graph_alloc(g, (size_t)g->max_row * 2 * (size_t)c->hidden * g->act_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the MTP layer's input");
   if (!st && cfg->tap && !(g->tap_mem = malloc((size_t)g->max_row * (size_t)(c->vocab > c->hidden ? c->vocab : c->hidden) * 4)))
@@ -172,7 +193,7 @@ static void fini_lane(ti_graph *g, ti_lane *l) {
 void ti_graph_fini(ti_graph *g) {
   if (!g->k) return;
   for (int i = 0; i < 2; i++) fini_lane(g, &g->lane[i]);
-  void *p[] = {g->kv, g->inv_freq, g->expert_gate_up, g->expert_act, g->mtp_in};
+  void *p[] = {g->kv, g->inv_freq, g->expert_gate_up, g->expert_act, g->mtp_in, g->mla.latent, g->mla.k_rope, g->mla.kv, g->mla.acc, g->mla.state, g->mla.kv_len};
   for (size_t i = 0; i < sizeof p / sizeof *p; i++)
     if (p[i]) g->k->free(g->d, p[i]);
   ti_replicas_destroy(g->replicas);
@@ -180,6 +201,7 @@ void ti_graph_fini(ti_graph *g) {
   for (int i = 0; g->placement && i < g->n_moe; i++) ti_placement_destroy(g->placement[i]);
   free(g->placement);
   ti_weights_fini(&g->w);
+  free(g->mla.h_kv_len);
   free(g->tap_mem);
   free(g->load);
   *g = (ti_graph){0};
