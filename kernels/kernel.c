@@ -11,8 +11,10 @@ static bool has_avx512(void) {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq");
 }
+static bool has_vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 
 const ti_kernels *ti_kernels_cpu(void) {
+  if (has_vnni()) return ti_kernels_vnni();
   if (has_avx512()) return ti_kernels_avx512();
   return has_avx2() ? ti_kernels_avx2() : ti_kernels_ref();
 }
@@ -22,5 +24,6 @@ const ti_kernels *ti_kernels_find(const char *name) {
   if (strcmp(name, "cpu") == 0) return ti_kernels_cpu();
   if (strcmp(name, "cpu-avx2") == 0) return has_avx2() ? ti_kernels_avx2() : NULL;
   if (strcmp(name, "cpu-avx512") == 0) return has_avx512() ? ti_kernels_avx512() : NULL;
+  if (strcmp(name, "cpu-vnni") == 0) return has_vnni() ? ti_kernels_vnni() : NULL;
   return NULL;
 }

@@ -417,7 +417,7 @@ typedef struct ti_dev_span {
 // ---- the table ------------------------------------------------------------------------------------------------------------------------------------
 
 typedef struct ti_kernels {
-  const char *name;  // "ref", "cpu-avx2", "cpu-avx512", "cuda"
+  const char *name;  // "ref", "cpu-avx2", "cpu-avx512", "cpu-vnni", "cuda"
   ti_dtype act;
   bool async;       // ops return before their work is done: a second step may be submitted while one runs
   bool fp8_out;     // rmsnorm, silu_mul and gemm_silu_mul write quant_fp8's form when asked
@@ -497,9 +497,9 @@ typedef struct ti_kernels {
 } ti_kernels;
 
 const ti_kernels *ti_kernels_ref(void);
-// The best CPU backend this processor runs (avx512, avx2), else ref.
+// The best CPU backend this processor runs (vnni, avx512, avx2), else ref.
 const ti_kernels *ti_kernels_cpu(void);
-// "ref", "cpu", "cpu-avx2", "cpu-avx512", "cuda" -> table, or NULL when unknown, not in this build, or when this host lacks the processor or a GPU.
+// "ref", "cpu", "cpu-avx2", "cpu-avx512", "cpu-vnni", "cuda" -> table, or NULL when unknown, not in this build, or when this host lacks the processor or a GPU.
 const ti_kernels *ti_kernels_find(const char *name);
 #ifdef TI_HAVE_CUDA
 const ti_kernels *ti_kernels_cuda(void);  // the table, whether there is a GPU or not: open says what is missing

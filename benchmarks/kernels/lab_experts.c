@@ -158,7 +158,7 @@ int main(int argc, char **argv) {
     if (strcmp(argv[i], "--json") == 0) json_path = argv[i + 1];
   }
   if (!l.k || l.k->act != TI_F32 || threads < 1 || threads > 256) {
-    fprintf(stderr, "lab_experts: --threads 1..256, --backend of this processor: ref, cpu, cpu-avx2, cpu-avx512\n");
+    fprintf(stderr, "lab_experts: --threads 1..256, --backend of this processor: ref, cpu, cpu-avx2, cpu-avx512, cpu-vnni\n");
     return 1;
   }
   ok(l.k->open(&(ti_dev_options){.threads = (int)threads, .deterministic = true}, &l.d, NULL), "open");

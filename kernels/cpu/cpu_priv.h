@@ -1,6 +1,7 @@
 // What the files of the CPU backend share: the device, the packed weight, and how work is spread over the team.
 //
-// Files: *_body.h is written once over simd_*.h and compiled twice, by *_avx2.c and *_avx512.c, into functions with that suffix (TI_ISA); what needs
+// Files: *_body.h is written once over simd_*.h and compiled twice, by *_avx2.c and *_avx512.c (matrix products a
+// third time by gemm_vnni.c), into functions with that suffix (TI_ISA); what needs
 // no vectors is plain C in *.c and serves both. Ops run at once, on the team of their ti_dev; the caller is thread 0.
 //
 // A packed weight [n, k]: panels of NR = 2 * VL outputs (16 or 32), k-major, dtype kept, the last panel padded with zeros:
@@ -84,13 +85,14 @@ ti_status ti_cpu_permute(ti_dev *d, const ti_permute_args *a);
 ti_status ti_cpu_copy_pages(ti_dev *d, const ti_copy_pages_args *a);
 ti_status ti_cpu_penalties(ti_dev *d, const ti_penalty_args *a);
 
+#define TI_CPU_DECLARE_MUL(isa)                                            \
+  ti_status ti_cpu_gemm_##isa(ti_dev *, const ti_gemm_args *);             \
+  ti_status ti_cpu_gemm_heads_##isa(ti_dev *, const ti_gemm_heads_args *); \
+  ti_status ti_cpu_grouped_gemm_##isa(ti_dev *, const ti_grouped_gemm_args *);
 #define TI_CPU_DECLARE(isa)                                                      \
   ti_status ti_cpu_rmsnorm_##isa(ti_dev *, const ti_rmsnorm_args *);             \
   ti_status ti_cpu_rope_##isa(ti_dev *, const ti_rope_args *);                   \
   ti_status ti_cpu_kv_append_##isa(ti_dev *, const ti_kv_append_args *);         \
-  ti_status ti_cpu_gemm_##isa(ti_dev *, const ti_gemm_args *);                   \
-  ti_status ti_cpu_gemm_heads_##isa(ti_dev *, const ti_gemm_heads_args *);       \
-  ti_status ti_cpu_grouped_gemm_##isa(ti_dev *, const ti_grouped_gemm_args *);   \
   ti_status ti_cpu_silu_mul_##isa(ti_dev *, const ti_silu_mul_args *);           \
   ti_status ti_cpu_attention_##isa(ti_dev *, const ti_attention_args *);         \
   ti_status ti_cpu_mla_attention_##isa(ti_dev *, const ti_mla_attention_args *); \
@@ -103,9 +105,13 @@ ti_status ti_cpu_penalties(ti_dev *d, const ti_penalty_args *a);
   ti_status ti_cpu_sample_##isa(ti_dev *, const ti_sample_args *);
 TI_CPU_DECLARE(avx2)
 TI_CPU_DECLARE(avx512)
+TI_CPU_DECLARE_MUL(avx2)
+TI_CPU_DECLARE_MUL(avx512)
+TI_CPU_DECLARE_MUL(vnni)
 
 const ti_kernels *ti_kernels_avx2(void);
 const ti_kernels *ti_kernels_avx512(void);
+const ti_kernels *ti_kernels_vnni(void);
 // Quantises n <= 128 numbers by the rule of ti_quant_fp8_args.
 void ti_cpu_quant_block_avx2(const float *x, int n, float *scale, uint8_t *q);
 void ti_cpu_quant_block_avx512(const float *x, int n, float *scale, uint8_t *q);

@@ -43,6 +43,56 @@ TI_INLINE vi load_x(const int8_t *x) {  // 4 codes, in every lane
   return vi_set1(v);
 }
 
+#ifdef TI_VNNI
+// vpdpbusd multiplies unsigned codes with signed x and sums four products in int32: a 4-bit block takes one a vector of nibbles. 8-bit codes:
+//   unsigned (forms with a minimum)      as they are
+//   signed, one scale                    plus 128, which the sum of x takes back, as with `zero` (exact: below 2^24)
+//   signed, two scales                   |w| times x with w's sign, since the sum of x is of the whole block
+TI_INLINE bool turns_sign(const ti_cpu_form f) { return f.bits == 8 && f.n_scale == 2; }
+TI_INLINE bool adds_128(const ti_cpu_form f) { return f.bits == 8 && f.n_scale == 1 && !f.min; }
+TI_INLINE int zero_of(const ti_cpu_form f) { return adds_128(f) ? 128 : f.zero; }
+
+// As below. Two sums each, low and high, so that a few rows' products do not wait for each other.
+TI_INLINE void dot_block(const int R, const ti_cpu_form f, const uint8_t *w, const int8_t *x, const int k0, const int k1, vi sum[RQ][2]) {
+  const int g0 = f.bits == 4 ? 0 : k0 / 4, n = f.bits == 4 ? 4 : (k1 - k0) / 8;  // steps of two groups of 4 k
+  vi high[RQ][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = high[r][0] = high[r][1] = vi_set1(0);
+#pragma GCC unroll 1
+  for (int i = 0; i < n; i++) {
+    const int ga = f.bits == 4 ? i : g0 + 2 * i, gb = f.bits == 4 ? i + 4 : ga + 1;
+    vi a[2], b[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+      a[h] = load_codes(w, ga, h);
+      b[h] = f.bits == 4 ? vi_shr(a[h], 4) : load_codes(w, gb, h);
+      if (f.bits == 4) {
+        a[h] = vi_and(a[h], vi_set1(0x0f0f0f0f));
+        b[h] = vi_and(b[h], vi_set1(0x0f0f0f0f));
+      } else if (adds_128(f)) {
+        a[h] = vi_xor(a[h], vi_set1((int)0x80808080));
+        b[h] = vi_xor(b[h], vi_set1((int)0x80808080));
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const vi xa = load_x(x + r * KQ + 4 * ga), xb = load_x(x + r * KQ + 4 * gb);
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; h++) {
+        const bool turn = turns_sign(f);
+        sum[r][h] = vi_dot4(sum[r][h], turn ? vi_abs8(a[h]) : a[h], turn ? vi_sign8(xa, a[h]) : xa);
+        high[r][h] = vi_dot4(high[r][h], turn ? vi_abs8(b[h]) : b[h], turn ? vi_sign8(xb, b[h]) : xb);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) sum[r][h] = vi_add(sum[r][h], high[r][h]);
+}
+#else
+TI_INLINE int zero_of(const ti_cpu_form f) { return f.zero; }
+
 // Adds the products of groups g (low nibbles) and g + 4 (high) of a 4-bit block with R rows of x, in int16.
 TI_INLINE void add_group_4(const int R, const uint8_t *w, const int8_t *x, int g, vi sum[RQ][2]) {
   const vi low = vi_set1(0x0f0f0f0f);
@@ -107,6 +157,8 @@ TI_INLINE void dot_block(const int R, const ti_cpu_form f, const uint8_t *w, con
   }
 }
 
+#endif
+
 TI_INLINE void run_quant_tile(const int R, const ti_cpu_form f, const tile *t) {
   const size_t step = ti_cpu_block_bytes(f, NR);
   const int64_t n_block = (t->k1 - t->k0) / QB, ldo = t->ldo;
@@ -136,7 +188,7 @@ TI_INLINE void run_quant_tile(const int R, const ti_cpu_form f, const tile *t) {
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
           vf v = vi_to_float(sum[r][h]);
-          if (f.zero) v = vf_add(v, vf_set1(xm[r * (KQ / QB)]));
+          if (zero_of(f)) v = vf_add(v, vf_set1(xm[r * (KQ / QB)]));
           acc[r][h] = vf_fma(v, vf_mul(vf_set1(xd[r * (KQ / QB)]), d[h]), acc[r][h]);
         }
     }

@@ -305,7 +305,7 @@ static void block_rows(const mat *m, int64_t p0, int64_t p1, int r0, int rows, t
 // Block weights with int8 activations: MQ rows and KQ of K are quantised, then meet every panel in tiles of RQ rows.
 static void quant_panels(const mat *m, int64_t p0, int64_t p1, tile *t, scratch *s) {
   const ti_weight *w = m->w;
-  const int kind = ti_cpu_form_of(w), zero = ti_cpu_forms[kind].zero, per_row = KQ / QB;
+  const int kind = ti_cpu_form_of(w), zero = zero_of(ti_cpu_forms[kind]), per_row = KQ / QB;
   quantised *q = &s->block;
   for (t->k0 = 0; t->k0 < w->k; t->k0 = t->k1, t->zero = false) {
     t->k1 = t->k0 + KQ < w->k ? t->k0 + KQ : w->k;

@@ -119,6 +119,10 @@ TI_INLINE void vw_e4m3_nan(const void *p, vf *a, vf *b) {
   *b = _mm512_cvtph_ps(e4m3_to_half16((const uint8_t *)p + 16));
 }
 
+#ifdef __AVX512VNNI__
+#define TI_VNNI 1
+TI_INLINE vi vi_dot4(vi sum, vi u, vi s) { return _mm512_dpbusd_epi32(sum, u, s); }  // sum += four products of unsigned and signed bytes
+#endif
 TI_INLINE vi vi_maddubs(vi u, vi s) { return _mm512_maddubs_epi16(u, s); }
 TI_INLINE vi vi_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
 TI_INLINE vi vi_pairs16(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }

@@ -9,7 +9,7 @@
 #include "base/half.h"
 #include "base/rng.h"
 
-static const char *const backend_names[] = {"ref", "cpu-avx2", "cpu-avx512", "cuda"};
+static const char *const backend_names[] = {"ref", "cpu-avx2", "cpu-avx512", "cpu-vnni", "cuda"};
 enum { N_NAME = sizeof backend_names / sizeof *backend_names };
 
 const cf_tolerance cf_tolerances[CF_TOL_COUNT] = {

@@ -10,11 +10,11 @@ static const int dims[] = {1, 3, 17, 33, 65, 128, 129, 576};
 enum { N_DIM = sizeof dims / sizeof *dims, M = 33 };
 
 Test(backends, say_which_are_missing_here) {
-  static const char *const names[] = {"cpu-avx2", "cpu-avx512", "cuda"};
+  static const char *const names[] = {"cpu-avx2", "cpu-avx512", "cpu-vnni", "cuda"};
   cr_assert(ti_kernels_find("ref") == ti_kernels_ref());
   cr_assert(ti_kernels_find("nonsense") == NULL);
   cr_assert(ti_kernels_cpu() != NULL);
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 4; i++) {
     if (!ti_kernels_find(names[i])) printf("backend %s: not in this build or not on this processor, skipped\n", names[i]);
   }
 }

@@ -270,10 +270,10 @@ Test(cpu_weight, backends_by_name) {
   cr_assert_null(ti_kernels_find(""));
   cr_assert_str_eq(ti_kernels_find("ref")->name, "ref");
   cr_assert_eq(ti_kernels_find("cpu"), ti_kernels_cpu());
-  for (int i = 0; i < 2; i++) {
-    const char *name = i ? "cpu-avx512" : "cpu-avx2";
-    const ti_kernels *k = ti_kernels_find(name);
-    if (k) cr_assert_str_eq(k->name, name);
+  static const char *const names[] = {"cpu-avx2", "cpu-avx512", "cpu-vnni"};
+  for (int i = 0; i < 3; i++) {
+    const ti_kernels *k = ti_kernels_find(names[i]);
+    if (k) cr_assert_str_eq(k->name, names[i]);
   }
 }
 
