@@ -8,7 +8,7 @@
 #include <cuda.h>
 #include <stdint.h>
 
-// A wait that does not end is a bug: after so many tries (each sleeps up to about a microsecond) the kernel traps instead of hanging the device.
+// A wait that does not end is a bug: after so many tries (each sleeps up to about a microsecond) the kernel faults instead of hanging the device.
 #ifndef TI_MBAR_TRIES
 #define TI_MBAR_TRIES (1u << 27)
 #endif
@@ -79,7 +79,7 @@ TI_DEV void ti_mbar_init(uint64_t *bar, int count) { asm volatile("mbarrier.init
 TI_DEV void ti_mbar_arrive(uint64_t *bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(ti_smem(bar)) : "memory"); }
 // Arrives at the same barrier of block `rank` of the cluster.
 TI_DEV void ti_mbar_arrive_at(uint64_t *bar, uint32_t rank) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(ti_mapa(ti_smem(bar), rank)) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(ti_mapa(ti_smem(bar), rank)) : "memory");
 }
 // Arrives, and announces `bytes` that TMA will write in this phase.
 TI_DEV void ti_mbar_expect(uint64_t *bar, uint32_t bytes) {
@@ -94,10 +94,11 @@ TI_DEV bool ti_mbar_try(uint64_t *bar, uint32_t parity) {
                : "memory");
   return done != 0;
 }
-// Until the phase `parity` is over (bounded: see TI_MBAR_TRIES).
+// Until the phase `parity` is over (bounded: see TI_MBAR_TRIES). Gives up by a store beyond shared memory: a trap would be an exit, and ptxas keeps
+// the registers of a kernel with a second exit to its launch bounds, whatever setmaxnreg says.
 TI_DEV void ti_mbar_wait(uint64_t *bar, uint32_t parity) {
   for (uint32_t left = TI_MBAR_TRIES; !ti_mbar_try(bar, parity); left--) {
-    if (left == 0) __trap();
+    if (left == 0) asm volatile("st.shared.u32 [%0], %0;" ::"r"(0xfffffff0) : "memory");
   }
 }
 
@@ -234,12 +235,14 @@ TI_DEV uint64_t ti_wgmma_desc_of(const void *p, uint32_t leading_bytes, uint32_t
 #define TI_R48 TI_R40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define TI_R56 TI_R48 ", %48, %49, %50, %51, %52, %53, %54, %55"
 #define TI_R64 TI_R56 ", %56, %57, %58, %59, %60, %61, %62, %63"
-#define TI_R80 TI_R64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
-#define TI_R96 TI_R80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define TI_R128                                                                                  \
-  TI_R96                                                                                         \
-  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
-  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define TI_R72 TI_R64 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define TI_R80 TI_R72 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define TI_R88 TI_R80 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define TI_R96 TI_R88 ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define TI_R128                                                                                      \
+  TI_R96                                                                                             \
+      ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
+      ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define TI_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define TI_D8(i) TI_D4(i), TI_D4(i + 4)
 #define TI_D16(i) TI_D8(i), TI_D8(i + 8)
@@ -259,15 +262,24 @@ TI_DEV uint64_t ti_wgmma_desc_of(const void *p, uint32_t leading_bytes, uint32_t
   X(96, TI_R48, (TI_D32(0), TI_D16(32)), 48, 49, 50, 51, 52, 53, 54)             \
   X(112, TI_R56, (TI_D32(0), TI_D16(32), TI_D8(48)), 56, 57, 58, 59, 60, 61, 62) \
   X(128, TI_R64, (TI_D64(0)), 64, 65, 66, 67, 68, 69, 70)                        \
+  X(144, TI_R72, (TI_D64(0), TI_D8(64)), 72, 73, 74, 75, 76, 77, 78)             \
   X(160, TI_R80, (TI_D64(0), TI_D16(64)), 80, 81, 82, 83, 84, 85, 86)            \
+  X(176, TI_R88, (TI_D64(0), TI_D16(64), TI_D8(80)), 88, 89, 90, 91, 92, 93, 94) \
   X(192, TI_R96, (TI_D64(0), TI_D32(64)), 96, 97, 98, 99, 100, 101, 102)         \
   X(256, TI_R128, (TI_D64(0), TI_D64(64)), 128, 129, 130, 131, 132, 133, 134)
 #define TI_ARGS(...) __VA_ARGS__
 #define TI_STR(x) #x
+template <int N>
+constexpr bool ti_wgmma_has() {
+#define TI_X(n, ...) N == n ||
+  return TI_WGMMA_SIZES(TI_X) false;
+#undef TI_X
+}
 
 // d: N / 2 registers, N one of the sizes above; accumulate false: D = A B, else D += A B. Both operands K-major in shared memory.
 template <int N>
 TI_DEV void ti_wgmma_e4m3(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
+  static_assert(ti_wgmma_has<N>(), "not in TI_WGMMA_SIZES");
 #define TI_X(n, names, operands, o0, o1, o2, o3, o4, o5, o6)                                                    \
   if constexpr (N == n) {                                                                                       \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %" TI_STR(o2) ", 0; wgmma.mma_async.sync.aligned.m64n" TI_STR( \
@@ -281,6 +293,7 @@ TI_DEV void ti_wgmma_e4m3(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumu
 // TA, TB 1: that operand lies M- or N-major.
 template <int N, int TA = 0, int TB = 0>
 TI_DEV void ti_wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
+  static_assert(ti_wgmma_has<N>(), "not in TI_WGMMA_SIZES");
 #define TI_X(n, names, operands, o0, o1, o2, o3, o4, o5, o6)                                                                            \
   if constexpr (N == n) {                                                                                                               \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %" TI_STR(o2) ", 0; wgmma.mma_async.sync.aligned.m64n" TI_STR(                         \
@@ -294,6 +307,7 @@ TI_DEV void ti_wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumu
 // A in registers: a[0..1] = rows t % 32 / 4 and + 8 at columns 2 (t % 4) .. + 1, a[2..3] the same at columns + 8.
 template <int N, int TB = 0>
 TI_DEV void ti_wgmma_bf16_ra(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  static_assert(ti_wgmma_has<N>(), "not in TI_WGMMA_SIZES");
 #define TI_X(n, names, operands, o0, o1, o2, o3, o4, o5, o6)                                                                                    \
   if constexpr (N == n) {                                                                                                                       \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %" TI_STR(o5) ", 0; wgmma.mma_async.sync.aligned.m64n" TI_STR(                                 \
