@@ -84,6 +84,8 @@ ti_status ti_cpu_permute(ti_dev *d, const ti_permute_args *a);
 // plain.c
 ti_status ti_cpu_copy_pages(ti_dev *d, const ti_copy_pages_args *a);
 ti_status ti_cpu_penalties(ti_dev *d, const ti_penalty_args *a);
+ti_status ti_cpu_tokens(ti_dev *d, const ti_token_args *a);
+ti_status ti_cpu_feed(ti_dev *d, const ti_feed_args *a);
 
 #define TI_CPU_DECLARE_MUL(isa)                                            \
   ti_status ti_cpu_gemm_##isa(ti_dev *, const ti_gemm_args *);             \

@@ -1,4 +1,4 @@
-// Two ops that only move or patch memory: copying parts of KV pages, and penalties on logits.
+// Ops that only move or patch memory: copying parts of KV pages, penalties on logits, drawn ids into the slots and out of them.
 #include <math.h>
 #include <string.h>
 
@@ -51,6 +51,24 @@ ti_status ti_cpu_penalties(ti_dev *d, const ti_penalty_args *a) {
       if (isinf(a->bias_value[i]) && !p->suppress_eos) continue;  // the -inf entries are the stop ids, held back until min_tokens
       logits[at] += a->bias_value[i];
     }
+  }
+  return TI_OK;
+}
+
+ti_status ti_cpu_tokens(ti_dev *d, const ti_token_args *a) {
+  for (int i = 0; i < a->n; i++) {
+    if (a->id[i] < 0 || a->slot[i] < 0) continue;
+    a->last[a->slot[i]] = a->id[i];
+    if (!a->out_count || !a->counted || !a->counted[a->slot[i]]) continue;
+    uint16_t *count = &a->out_count[(int64_t)a->slot[i] * a->vocab + a->id[i]];
+    *count = (uint16_t)(*count + (*count < UINT16_MAX));
+  }
+  return TI_OK;
+}
+
+ti_status ti_cpu_feed(ti_dev *d, const ti_feed_args *a) {
+  for (int i = 0; i < a->n; i++) {
+    if (a->ids[i] == -1) a->ids[i] = a->last[a->slot[i]];
   }
   return TI_OK;
 }

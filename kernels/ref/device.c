@@ -89,6 +89,8 @@ static const ti_kernels ref_kernels = {
     .penalties = ref_penalties,
     .logprobs = ref_logprobs,
     .sample = ref_sample,
+    .tokens = ref_tokens,
+    .feed = ref_feed,
     .mla_gather = ref_mla_gather,
     .mla_tile = ref_mla_tile,
 };

@@ -77,5 +77,7 @@ ti_status ref_unpermute(ti_dev *d, const ti_unpermute_args *a);
 ti_status ref_penalties(ti_dev *d, const ti_penalty_args *a);
 ti_status ref_logprobs(ti_dev *d, const ti_logprob_args *a);
 ti_status ref_sample(ti_dev *d, const ti_sample_args *a);
+ti_status ref_tokens(ti_dev *d, const ti_token_args *a);
+ti_status ref_feed(ti_dev *d, const ti_feed_args *a);
 
 #endif

@@ -1,4 +1,5 @@
-// Penalties, log-probabilities and the draw. Sums over the vocabulary are in fp64: a hundred thousand addends are where fp32 would show.
+// Penalties, log-probabilities, the draw, and what becomes of the drawn ids. Sums over the vocabulary are in fp64: a hundred thousand addends are
+// where fp32 would show.
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -154,6 +155,24 @@ ti_status ref_sample(ti_dev *d, const ti_sample_args *a) {
     }
     a->id[r] = a->first_id + best;
     a->value[r] = value;
+  }
+  return TI_OK;
+}
+
+ti_status ref_tokens(ti_dev *d, const ti_token_args *a) {
+  for (int i = 0; i < a->n; i++) {
+    if (a->id[i] < 0 || a->slot[i] < 0) continue;
+    a->last[a->slot[i]] = a->id[i];
+    if (!a->out_count || !a->counted || !a->counted[a->slot[i]]) continue;
+    uint16_t *count = &a->out_count[(int64_t)a->slot[i] * a->vocab + a->id[i]];
+    *count = (uint16_t)(*count + (*count < UINT16_MAX));
+  }
+  return TI_OK;
+}
+
+ti_status ref_feed(ti_dev *d, const ti_feed_args *a) {
+  for (int i = 0; i < a->n; i++) {
+    if (a->ids[i] == -1) a->ids[i] = a->last[a->slot[i]];
   }
   return TI_OK;
 }

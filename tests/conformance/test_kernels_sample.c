@@ -1,6 +1,6 @@
-// Sampling of every backend: penalties and log-probabilities against fp64, filters against a sort, draws against the formula and, 20,000 of them,
-// against the softmax (chi-square, fixed seeds). Choices that fp32 may make otherwise (a near tie, a filter's boundary) are left out by a stated
-// margin.
+// Sampling of every backend, and where its tokens go: penalties and log-probabilities against fp64, filters against a sort, draws against the formula
+// and, 20,000 of them, against the softmax (chi-square, fixed seeds). Choices that fp32 may make otherwise (a near tie, a filter's boundary) are left
+// out by a stated margin.
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -386,4 +386,58 @@ Test(sample, draws_follow_the_softmax) {
 Test(sample, the_noise_is_finite_at_both_ends) {
   cr_assert(ti_u32_to_unit(0) > 0.0f && ti_u32_to_unit(0xffffffffu) < 1.0f);
   cr_assert(isfinite(-logf(-logf(ti_u32_to_unit(0xffffffffu)))) && isfinite(-logf(-logf(ti_u32_to_unit(0)))));
+}
+
+// ---- the drawn ids, and into the next rows ----
+
+Test(tokens, land_in_their_slots_and_are_counted_where_asked) {
+  enum { N = 7, SLOTS = 5, VOCAB = 11 };
+  static const int32_t id[N] = {3, -1, 10, 3, 0, 7, 3}, slot[N] = {4, 0, 2, -1, 1, 2, 4};  // slots 2 and 4 twice: the last row stands
+  static const uint8_t counted[SLOTS] = {1, 0, 1, 1, 1};
+  static const int32_t want_last[SLOTS] = {-5, 0, 7, -5, 3};
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, tokens)
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 1);
+    for (int with = 0; with < 3; with++, cf_reset(d)) {  // no counters, nobody counted, some
+      uint16_t count[SLOTS * VOCAB] = {0}, want[SLOTS * VOCAB] = {0}, got[SLOTS * VOCAB];
+      int32_t last[SLOTS] = {-5, -5, -5, -5, -5};
+      count[2 * VOCAB + 10] = want[2 * VOCAB + 10] = UINT16_MAX;  // stays
+      count[4 * VOCAB + 3] = want[4 * VOCAB + 3] = UINT16_MAX - 1;
+      if (with == 2) want[4 * VOCAB + 3] = UINT16_MAX, want[2 * VOCAB + 7] = 1;
+      const ti_token_args a = {.id = cf_up(d, id, sizeof id),
+                               .slot = cf_up(d, slot, sizeof slot),
+                               .last = cf_up(d, last, sizeof last),
+                               .out_count = with ? cf_up(d, count, sizeof count) : NULL,
+                               .counted = with == 2 ? cf_up(d, counted, sizeof counted) : NULL,
+                               .n = N,
+                               .vocab = VOCAB};
+      cf_ok(d, "tokens", k->tokens(d->d, &a));
+      cf_down(d, last, a.last, sizeof last);
+      cf_same_bits(d, "last tokens", last, want_last, sizeof last);
+      if (!with) continue;
+      cf_down(d, got, a.out_count, sizeof got);
+      cf_same_bits(d, "counts", got, want, sizeof got);
+    }
+    cf_close(d);
+  }
+}
+
+Test(feed, fills_in_the_ids_that_were_still_in_flight) {
+  enum { N = 600, SLOTS = 9 };
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, feed)
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 1);
+    int32_t *ids = cf_ints(d, N, 1, 4), *want = cf_host(d, N * sizeof *want), *got = cf_host(d, N * sizeof *got);
+    const int32_t *slot = cf_ints(d, N, 2, SLOTS), *last = cf_ints(d, SLOTS, 3, 1000);
+    for (int i = 0; i < N; i++) {
+      if (ids[i] == 0) ids[i] = -1;
+      want[i] = ids[i] == -1 ? last[slot[i]] : ids[i];
+    }
+    const ti_feed_args a = {
+        .ids = cf_up(d, ids, N * sizeof *ids), .slot = cf_up(d, slot, N * sizeof *slot), .last = cf_up(d, last, SLOTS * sizeof *last), .n = N};
+    cf_ok(d, "feed", k->feed(d->d, &a));
+    cf_down(d, got, a.ids, N * sizeof *got);
+    cf_same_bits(d, "fed ids", got, want, N * sizeof *got);
+    cf_close(d);
+  }
 }
