@@ -12,13 +12,19 @@ set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 enable_language(CUDA)
 set(CMAKE_CUDA_IMPLICIT_LINK_LIBRARIES "")
 set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_FLAGS_RELEASE "-O3") # no NDEBUG, as in C
 
-# kernels/cuda/*.cu as ti_kernels_cuda; C reaches it through kernels/cuda/*.h.
+# kernels/cuda/* as ti_kernels_cuda: host code in C, kernels and their launchers in CUDA C; the rest reaches it through kernel.h and kernels/cuda/*.h.
 function(ti_cuda_kernels)
-  file(GLOB srcs CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
+  file(GLOB srcs CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
   add_library(ti_kernels_cuda STATIC ${srcs})
-  target_include_directories(ti_kernels_cuda PRIVATE ${CMAKE_BINARY_DIR}/rooms/base ${CMAKE_BINARY_DIR}/rooms/kernels)
-  target_compile_options(ti_kernels_cuda PRIVATE -Xcompiler=-Wall,-Wextra,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics --expt-relaxed-constexpr)
-  target_link_libraries(ti_kernels_cuda PUBLIC cudart_static dl rt Threads::Threads)
+  target_include_directories(ti_kernels_cuda PRIVATE ${CMAKE_BINARY_DIR}/rooms/kernels)
+  target_include_directories(ti_kernels_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  target_compile_options(ti_kernels_cuda PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics>
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
+  target_link_libraries(ti_kernels_cuda PUBLIC ti_base cudart_static dl rt Threads::Threads PRIVATE ti_flags)
+  target_link_libraries(ti_kernels_cuda PRIVATE ti_kernels) # the reference's dequantisation; a cycle that static libraries may have
+  target_compile_definitions(ti_kernels_cuda PUBLIC TI_HAVE_CUDA)
   target_link_directories(ti_kernels_cuda PUBLIC ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES})
 endfunction()

@@ -1,9 +1,12 @@
-// Finding a CPU backend by name, and the best one that this processor runs.
+// Finding a backend by name, and the best CPU one that this processor runs.
 #include "kernels/kernel.h"
 
 #include <string.h>
 
 #include "kernels/cpu/cpu_priv.h"
+#ifdef TI_HAVE_CUDA
+#include "kernels/cuda/probe.h"
+#endif
 
 // Every processor with AVX2 and FMA has F16C too; clang 14 has no word for it.
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -25,5 +28,9 @@ const ti_kernels *ti_kernels_find(const char *name) {
   if (strcmp(name, "cpu-avx2") == 0) return has_avx2() ? ti_kernels_avx2() : NULL;
   if (strcmp(name, "cpu-avx512") == 0) return has_avx512() ? ti_kernels_avx512() : NULL;
   if (strcmp(name, "cpu-vnni") == 0) return has_vnni() ? ti_kernels_vnni() : NULL;
+#ifdef TI_HAVE_CUDA
+  char why[160];
+  if (strcmp(name, "cuda") == 0) return ti_cuda_count(why, sizeof why) > 0 ? ti_kernels_cuda() : NULL;
+#endif
   return NULL;
 }

@@ -24,7 +24,7 @@ extern "C" int ti_cuda_describe(int i, ti_cuda_device *out) {
   cudaDeviceProp p;
   memset(out, 0, sizeof *out);
   if (cudaGetDeviceProperties(&p, i) != cudaSuccess || cudaSetDevice(i) != cudaSuccess) return 1;
-  snprintf(out->name, sizeof out->name, "%s", p.name);
+  snprintf(out->name, sizeof out->name, "%.127s", p.name);
   out->major = p.major;
   out->minor = p.minor;
   out->n_sm = p.multiProcessorCount;

@@ -1,0 +1,59 @@
+// The CUDA backend's ops table, and what its ops' files need of a device beyond the stream.
+#include "kernels/cuda/cuda_priv.h"
+
+void ti_cuda_ops_init(ti_dev *d) {}
+
+void ti_cuda_ops_fini(ti_dev *d) {}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+size_t ti_cuda_ops_scratch(const ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab) {
+  size_t need = (size_t)16 << 20;  // attention's parts, sampling's candidates
+  need = larger(need, ti_cuda_gemm_scratch(max_row, max_k));
+  return need;
+}
+
+static const ti_kernels cuda_kernels = {
+    .name = "cuda",
+    .act = TI_BF16,
+    .async = true,
+    .open = ti_cuda_open,
+    .close = ti_cuda_close,
+    .alloc = ti_cuda_alloc,
+    .free = ti_cuda_free,
+    .upload = ti_cuda_upload,
+    .download = ti_cuda_download,
+    .sync = ti_cuda_sync,
+    .reserve = ti_cuda_reserve,
+    .weight_size = ti_cuda_weight_size,
+    .weight_prepare = ti_cuda_weight_prepare,
+    .embed = ti_cuda_embed,
+    .rmsnorm = ti_cuda_rmsnorm,
+    .rope = ti_cuda_rope,
+    .kv_append = ti_cuda_kv_append,
+    .gemm = ti_cuda_gemm,
+    .gemm_heads = ti_cuda_gemm_heads,
+    .silu_mul = ti_cuda_silu_mul,
+    .copy_pages = ti_cuda_copy_pages,
+    .add = ti_cuda_add,
+    .permute = ti_cuda_permute,
+    .copy = ti_cuda_copy,
+    .zero = ti_cuda_zero,
+    .alloc_host = ti_cuda_alloc_host,
+    .free_host = ti_cuda_free_host,
+    .mark = ti_cuda_mark,
+    .done = ti_cuda_done,
+    .wait = ti_cuda_wait,
+    .rope_append = ti_cuda_rope_append,
+    .gemm_silu_mul = ti_cuda_gemm_silu_mul,
+    .graph_begin = ti_cuda_graph_begin,
+    .graph_end = ti_cuda_graph_end,
+    .graph_launch = ti_cuda_graph_launch,
+    .graph_free = ti_cuda_graph_free,
+    .memory = ti_cuda_memory,
+    .span_begin = ti_cuda_span_begin,
+    .span_end = ti_cuda_span_end,
+    .spans = ti_cuda_spans,
+};
+
+const ti_kernels *ti_kernels_cuda(void) { return &cuda_kernels; }
