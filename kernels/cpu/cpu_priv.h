@@ -71,7 +71,9 @@ void ti_cpu_close(ti_dev *d);
 void *ti_cpu_alloc(ti_dev *d, size_t bytes);
 void ti_cpu_free(ti_dev *d, void *p);
 ti_status ti_cpu_copy(ti_dev *d, void *dst, const void *src, size_t n);
+ti_status ti_cpu_zero(ti_dev *d, void *dst, size_t n);
 ti_status ti_cpu_sync(ti_dev *d);
+ti_status ti_cpu_mark(ti_dev *d, int i);  // done and wait too: ops are over when they return
 ti_status ti_cpu_reserve(ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab);
 // weight.c
 ti_status ti_cpu_weight_size(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, size_t *out);

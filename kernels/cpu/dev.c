@@ -110,7 +110,17 @@ ti_status ti_cpu_copy(ti_dev *d, void *dst, const void *src, size_t n) {
   return TI_OK;
 }
 
+ti_status ti_cpu_zero(ti_dev *d, void *dst, size_t n) {
+  if (n) memset(dst, 0, n);
+  return TI_OK;
+}
+
 ti_status ti_cpu_sync(ti_dev *d) { return TI_OK; }
+
+ti_status ti_cpu_mark(ti_dev *d, int i) {
+  assert(i >= 0 && i < TI_DEV_MARKS);
+  return TI_OK;
+}
 
 ti_status ti_cpu_reserve(ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab) {
   if (max_head > TI_CPU_MAX_DIM) return TI_ERR_RANGE;

@@ -16,7 +16,8 @@ static ti_status open_avx512(const ti_dev_options *o, ti_dev **out, ti_error *er
     .router = ti_cpu_router, .moe_sort = ti_cpu_moe_sort, .permute = ti_cpu_permute, .grouped_gemm = ti_cpu_grouped_gemm_##mul,                 \
     .unpermute = ti_cpu_unpermute_##isa, .quant_fp8 = ti_cpu_quant_fp8_##isa, .penalties = ti_cpu_penalties, .logprobs = ti_cpu_logprobs_##isa, \
     .sample = ti_cpu_sample_##isa, .tokens = ti_cpu_tokens, .feed = ti_cpu_feed, .mla_gather = ti_cpu_mla_gather_##isa,                         \
-    .mla_tile = ti_cpu_mla_tile_##isa,                                                                                                          \
+    .mla_tile = ti_cpu_mla_tile_##isa, .copy = ti_cpu_copy, .zero = ti_cpu_zero, .alloc_host = ti_cpu_alloc, .free_host = ti_cpu_free,          \
+    .mark = ti_cpu_mark, .done = ti_cpu_mark, .wait = ti_cpu_mark,                                                                              \
   }
 
 const ti_kernels *ti_kernels_avx2(void) {

@@ -5,6 +5,7 @@
 #include "base/half.h"
 #include "base/size.h"
 #include "kernels/cpu/block.h"
+#include "kernels/to_fp8.h"
 
 static bool is_block(ti_dtype t) { return ti_dtype_block(t) > 1; }
 static bool packable(ti_dtype t) { return t == TI_F32 || t == TI_F16 || t == TI_BF16 || t == TI_E4M3 || is_block(t); }
@@ -16,6 +17,7 @@ static int64_t block_k(const ti_weight_src *p) { return p->block_k > 0 ? p->bloc
 static ti_status check_parts(const ti_weight_src *parts, int n_part, unsigned flags) {
   if (n_part < 1 || n_part > TI_WEIGHT_PARTS) return TI_ERR_ARG;
   if ((flags & TI_WEIGHT_TRANSPOSE) && n_part != 1) return TI_ERR_ARG;
+  if ((flags & TI_WEIGHT_GATE_UP) && (n_part != 2 || parts[0].n != parts[1].n)) return TI_ERR_ARG;
   for (int i = 0; i < n_part; i++) {
     const ti_weight_src *p = &parts[i];
     if (!packable(p->dtype)) return TI_ERR_UNSUPPORTED;
@@ -72,7 +74,7 @@ static bool sizes(const ti_dev *d, const shape *s, ti_dtype t, size_t *panel, si
   return true;
 }
 
-ti_status ti_cpu_weight_size(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, size_t *out) {
+static ti_status size_of(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, size_t *out) {
   const ti_status st = check_parts(parts, n_part, flags);
   if (st != TI_OK) return st;
   const shape s = shape_of(d, parts, n_part, flags);
@@ -80,6 +82,12 @@ ti_status ti_cpu_weight_size(ti_dev *d, const ti_weight_src *parts, int n_part, 
   if (!sizes(d, &s, parts->dtype, &panel, &data, &scale) || !ti_size_add(data, scale, &data)) return TI_ERR_RANGE;
   *out = data;
   return TI_OK;
+}
+
+ti_status ti_cpu_weight_size(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, size_t *out) {
+  ti_fp8_parts f;
+  const ti_status st = ti_fp8_parts_init(&f, parts, n_part, flags, false);
+  return st != TI_OK ? st : size_of(d, f.part, n_part, flags, out);
 }
 
 // Where lane (output inside the panel) stands in one k of a panel.
@@ -185,7 +193,7 @@ static bool has_nan(const uint8_t *p, size_t n) {
   return found;
 }
 
-ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
+static ti_status prepare(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
   const ti_status st = check_parts(parts, n_part, flags);
   if (st != TI_OK) return st;
   const ti_dtype t = parts->dtype;
@@ -209,6 +217,15 @@ ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_par
   if (flags & (TI_WEIGHT_EXACT | TI_WEIGHT_TRANSPOSE)) out->layout |= TI_CPU_EXACT;
   if (t == TI_E4M3 && has_nan(mem, (size_t)(s.panels * d->nr * s.k))) out->layout |= TI_CPU_NAN;
   return TI_OK;
+}
+
+ti_status ti_cpu_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
+  ti_fp8_parts f;
+  ti_status st = ti_fp8_parts_init(&f, parts, n_part, flags, true);
+  if (st != TI_OK) return st;
+  st = prepare(d, f.part, n_part, flags, mem, out);
+  ti_fp8_parts_fini(&f);
+  return st;
 }
 
 static void unpack_row(const ti_dev *d, const ti_weight *w, int64_t n, float *out) {

@@ -1,4 +1,5 @@
 // The reference device: host memory, the scratch of one row, and the ops table. Owned by one thread at a time, as every ti_dev.
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,7 +37,17 @@ static ti_status ref_copy(ti_dev *d, void *dst, const void *src, size_t n) {
   return TI_OK;
 }
 
+static ti_status ref_zero(ti_dev *d, void *dst, size_t n) {
+  if (n) memset(dst, 0, n);
+  return TI_OK;
+}
+
 static ti_status ref_sync(ti_dev *d) { return TI_OK; }
+
+static ti_status ref_mark(ti_dev *d, int i) {  // done and wait too: ops are over when they return
+  assert(i >= 0 && i < TI_DEV_MARKS);
+  return TI_OK;
+}
 
 static bool grow(float **p, size_t n) {
   float *q = realloc(*p, n * sizeof *q);
@@ -91,6 +102,13 @@ static const ti_kernels ref_kernels = {
     .sample = ref_sample,
     .tokens = ref_tokens,
     .feed = ref_feed,
+    .copy = ref_copy,
+    .zero = ref_zero,
+    .alloc_host = ref_alloc,
+    .free_host = ref_free,
+    .mark = ref_mark,
+    .done = ref_mark,
+    .wait = ref_mark,
     .mla_gather = ref_mla_gather,
     .mla_tile = ref_mla_tile,
 };

@@ -10,6 +10,7 @@
 #include "base/size.h"
 #include "kernels/ref/dequant.h"
 #include "kernels/ref/ref_priv.h"
+#include "kernels/to_fp8.h"
 
 static bool as_stored(const ti_weight_src *parts, int n_part, unsigned flags) {
   return n_part == 1 && parts[0].dtype == TI_F32 && !(flags & TI_WEIGHT_TRANSPOSE);
@@ -21,6 +22,7 @@ static int64_t scale_cols(const ti_weight_src *p) { return (p->col0 + p->k + p->
 static ti_status check_parts(const ti_weight_src *parts, int n_part, unsigned flags) {
   if (n_part < 1 || n_part > TI_WEIGHT_PARTS) return TI_ERR_ARG;
   if ((flags & TI_WEIGHT_TRANSPOSE) && n_part != 1) return TI_ERR_ARG;
+  if ((flags & TI_WEIGHT_GATE_UP) && (n_part != 2 || parts[0].n != parts[1].n)) return TI_ERR_ARG;
   for (int i = 0; i < n_part; i++) {
     const ti_weight_src *p = &parts[i];
     if (!ti_ref_can_dequant(p->dtype)) return TI_ERR_UNSUPPORTED;
@@ -41,7 +43,7 @@ static int64_t sum_n(const ti_weight_src *parts, int n_part) {
   return n;
 }
 
-ti_status ref_weight_size(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, size_t *out) {
+static ti_status size_of(const ti_weight_src *parts, int n_part, unsigned flags, size_t *out) {
   const ti_status st = check_parts(parts, n_part, flags);
   if (st != TI_OK) return st;
   size_t floats;
@@ -73,7 +75,13 @@ static void prepare_transposed(const ti_weight_src *p, float *dst) {  // dst [k,
   }
 }
 
-ti_status ref_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
+ti_status ref_weight_size(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, size_t *out) {
+  ti_fp8_parts f;
+  const ti_status st = ti_fp8_parts_init(&f, parts, n_part, flags, false);
+  return st != TI_OK ? st : size_of(f.part, n_part, flags, out);
+}
+
+static ti_status prepare(const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
   const ti_status st = check_parts(parts, n_part, flags);
   if (st != TI_OK) return st;
   const bool transpose = flags & TI_WEIGHT_TRANSPOSE, codes = as_codes(parts, flags);
@@ -105,4 +113,13 @@ ti_status ref_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, 
   }
   *out = w;
   return TI_OK;
+}
+
+ti_status ref_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
+  ti_fp8_parts f;
+  ti_status st = ti_fp8_parts_init(&f, parts, n_part, flags, true);
+  if (st != TI_OK) return st;
+  st = prepare(f.part, n_part, flags, mem, out);
+  ti_fp8_parts_fini(&f);
+  return st;
 }

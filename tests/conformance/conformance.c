@@ -25,7 +25,9 @@ const cf_tolerance cf_tolerances[CF_TOL_COUNT] = {
 };
 
 const ti_kernels *cf_backend(int i) {
+  const char *only = getenv("TI_CONFORMANCE_BACKEND");
   for (int n = 0; n < N_NAME; n++) {
+    if (only && strcmp(only, backend_names[n]) != 0) continue;
     const ti_kernels *k = ti_kernels_find(backend_names[n]);
     if (k && i-- == 0) return k;
   }
@@ -43,6 +45,7 @@ cf_dev *cf_open(const ti_kernels *k, ti_act_quant q, int threads) {
   cf_dev *d = calloc(1, sizeof *d);
   cr_assert(d);
   d->k = k;
+  d->bf16 = k->act == TI_BF16;
   ti_error err = {0};
   const ti_dev_options o = {.threads = threads, .act_quant = q, .deterministic = true};
   cr_assert_eq(k->open(&o, &d->d, &err), TI_OK, "%s: open: %s", k->name, err.text);
@@ -106,7 +109,7 @@ float *cf_floats(cf_dev *d, size_t n, uint64_t seed, float spread) {
     uint32_t r[4];
     draw(seed, i, r);
     x[i] = 2.0f * (ti_u32_to_unit(r[0]) + ti_u32_to_unit(r[1]) + ti_u32_to_unit(r[2]) - 1.5f) * spread;
-    if (d->k->act == TI_BF16) x[i] = ti_bf16_to_f32(ti_f32_to_bf16(x[i]));
+    if (d->bf16) x[i] = ti_bf16_to_f32(ti_f32_to_bf16(x[i]));
   }
   return x;
 }
@@ -153,6 +156,19 @@ float *cf_down_act(cf_dev *d, const void *src, size_t n) {
 
 // In any order of summation the worst case is k; rounding errors of random sign grow with the root, and 8 covers the short sums.
 double cf_gemm_growth(int64_t k) { return 8.0 + 2.0 * sqrt((double)k); }
+
+void cf_allow_bf16(const cf_dev *d, double *magnitude, size_t n, int64_t k) {
+  for (size_t i = 0; d->k->act == TI_BF16 && i < n; i++) magnitude[i] *= 0x1p16 / cf_gemm_growth(k);
+}
+
+size_t cf_scales(const cf_dev *d, int m, int k) {
+  const size_t rows = (size_t)(d->k->scale_by_k ? (m + 3) / 4 * 4 : m);
+  return rows * (size_t)((k + 127) / 128);
+}
+
+size_t cf_scale_at(const cf_dev *d, int m, int k, int r, int b) {
+  return d->k->scale_by_k ? (size_t)(b * ((m + 3) / 4 * 4) + r) : (size_t)(r * ((k + 127) / 128) + b);
+}
 
 void cf_close_to(const cf_dev *d, const char *what, cf_tol tol, const float *got, const double *want, const double *magnitude, size_t n) {
   const cf_tolerance t = cf_tolerances[tol];

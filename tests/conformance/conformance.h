@@ -11,6 +11,7 @@
 
 // for (const ti_kernels *k, each backend of this build and processor)
 const ti_kernels *cf_backend(int i);  // NULL behind the last
+// TI_CONFORMANCE_BACKEND=name in the environment leaves that one alone.
 #define CF_EACH_BACKEND(k) for (const ti_kernels *k = cf_backend(0); k; k = cf_next(k))
 const ti_kernels *cf_next(const ti_kernels *k);
 // An op that the backend leaves NULL is no failure; the log says so.
@@ -25,6 +26,7 @@ typedef struct cf_dev {
   ti_dev *d;
   void **device, **host;
   int n_device, n_host;
+  bool bf16;  // what cf_floats gives is representable in bf16; set by cf_open where activations are
 } cf_dev;
 #define CF_MAX_ROW 160  // what cf_open reserves
 #define CF_MAX_K 4096
@@ -57,6 +59,13 @@ typedef struct cf_tolerance {
 } cf_tolerance;
 extern const cf_tolerance cf_tolerances[CF_TOL_COUNT];
 double cf_gemm_growth(int64_t k);  // factor on CF_GEMM: how far a sum of k products may stray, in units of its absolute addends
+
+// A backend whose activations are bf16 may keep fp32 and fp16 weights (but for EXACT fp32 ones) and transposed ones in bf16: k rounding errors of
+// 2^-9.
+void cf_allow_bf16(const cf_dev *d, double *magnitude, size_t n, int64_t k);
+// quant_fp8's scales of [m, k]: how many floats, and where that of row r and block b stands.
+size_t cf_scales(const cf_dev *d, int m, int k);
+size_t cf_scale_at(const cf_dev *d, int m, int k, int r, int b);
 
 void cf_close_to(const cf_dev *d, const char *what, cf_tol tol, const float *got, const double *want, const double *magnitude, size_t n);
 void cf_same_bits(const cf_dev *d, const char *what, const void *got, const void *want, size_t bytes);
