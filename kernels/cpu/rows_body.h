@@ -277,6 +277,7 @@ static void append_rows(void *arg, int thread, int n_threads) {
   int lo, hi, slot;
   ti_cpu_share(b->n_row, thread, n_threads, &lo, &hi);
   for (int r = lo; r < hi; r++) {
+    if (b->place[r] < 0) continue;  // padding
     const float *k = (const float *)a->k + r * ldk, *v = (const float *)a->v + r * ldv;
     uint8_t *page = ti_cpu_kv_page(a->kv, l, a->layer, b, b->seq[r], b->place[r], &slot);
     if (gqa) {

@@ -1,5 +1,6 @@
 // The CPU backend's three ops tables.
 #include "kernels/cpu/cpu_priv.h"
+#include "kernels/host.h"
 
 size_t ti_cpu_scratch_need(void) { return (size_t)5 << 18; }  // both users assert that it holds
 
@@ -15,7 +16,7 @@ static ti_status open_avx512(const ti_dev_options *o, ti_dev **out, ti_error *er
     .attention = ti_cpu_attention_##isa, .mla_attention = ti_cpu_mla_attention_##isa, .copy_pages = ti_cpu_copy_pages, .add = ti_cpu_add_##isa, \
     .router = ti_cpu_router, .moe_sort = ti_cpu_moe_sort, .permute = ti_cpu_permute, .grouped_gemm = ti_cpu_grouped_gemm_##mul,                 \
     .unpermute = ti_cpu_unpermute_##isa, .quant_fp8 = ti_cpu_quant_fp8_##isa, .penalties = ti_cpu_penalties, .logprobs = ti_cpu_logprobs_##isa, \
-    .sample = ti_cpu_sample_##isa, .tokens = ti_cpu_tokens, .feed = ti_cpu_feed, .mla_gather = ti_cpu_mla_gather_##isa,                         \
+    .sample = ti_cpu_sample_##isa, .tokens = ti_cpu_tokens, .feed = ti_cpu_feed, TI_HOST_ENTRIES, .mla_gather = ti_cpu_mla_gather_##isa,        \
     .mla_tile = ti_cpu_mla_tile_##isa,                                                                                                          \
   }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/size.h"
+#include "kernels/host.h"
 #include "kernels/ref/ref_priv.h"
 
 static ti_status ref_open(const ti_dev_options *o, ti_dev **out, ti_error *err) {
@@ -89,6 +90,7 @@ static const ti_kernels ref_kernels = {
     .penalties = ref_penalties,
     .logprobs = ref_logprobs,
     .sample = ref_sample,
+    TI_HOST_ENTRIES,
     .tokens = ref_tokens,
     .feed = ref_feed,
     .mla_gather = ref_mla_gather,
