@@ -3,11 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t image_ints(int max_row, int max_seq, int table_stride) { return 4 * (size_t)max_row + 3 * (size_t)max_seq + 1 + (size_t)max_seq * (size_t)table_stride; }
+static size_t image_ints(int max_row, int max_seq, int max_stride) { return 5 * (size_t)max_row + 3 * (size_t)max_seq + 1 + (size_t)max_seq * (size_t)max_stride; }
 
-ti_status ti_step_batch_init(ti_step_batch *b, const ti_kernels *k, ti_dev *d, int max_row, int max_seq, int table_stride) {
-  *b = (ti_step_batch){.max_row = max_row, .max_seq = max_seq, .table_stride = table_stride};
-  const size_t n = image_ints(max_row, max_seq, table_stride);
+ti_status ti_step_batch_init(ti_step_batch *b, const ti_kernels *k, ti_dev *d, int max_row, int max_seq, int max_stride) {
+  *b = (ti_step_batch){.max_row = max_row, .max_seq = max_seq, .max_stride = max_stride};
+  const size_t n = image_ints(max_row, max_seq, max_stride);
   b->host = calloc(n, sizeof *b->host);
   b->seq = calloc((size_t)max_seq, sizeof *b->seq);
   b->device = k->alloc(d, n * sizeof *b->device);
@@ -23,28 +23,45 @@ void ti_step_batch_fini(ti_step_batch *b, const ti_kernels *k, ti_dev *d) {
   *b = (ti_step_batch){0};
 }
 
-// The image is laid out for the rows and sequences at hand, so that what is uploaded is one dense block.
-static void lay_out(ti_step_batch *b, int n_row, int n_seq) {
+int ti_bucket_rows(int n, int limit) {
+  static const uint8_t small[] = {1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64};
+  int rows = 0;
+  for (size_t i = 0; i < sizeof small && !rows; i++)
+    if (n <= small[i]) rows = small[i];
+  if (!rows) rows = n <= 256 ? (n + 15) / 16 * 16 : (n + 63) / 64 * 64;
+  if (rows > TI_BUCKET_MOST) return 0;
+  return rows < limit ? rows : limit;
+}
+
+int ti_bucket_kv(int len) {
+  int kv = 512;
+  while (kv < len) kv *= 2;
+  return kv;
+}
+
+// The image is laid out for the rows and sequences at hand (or for a bucket's), so that what is uploaded is one dense block.
+static void lay_out(ti_step_batch *b, int n_row, int n_seq, int stride) {
   int32_t *h = b->host;
   b->h_ids = h;
-  b->h_position = b->h_ids + n_row;
+  b->h_slot = b->h_ids + n_row;
+  b->h_position = b->h_slot + n_row;
   b->h_place = b->h_position + n_row;
   b->h_seq = b->h_place + n_row;
   b->h_row0 = b->h_seq + n_row;
   b->h_kv_len = b->h_row0 + n_seq + 1;
   b->h_kv_first = b->h_kv_len + n_seq;
   b->h_table = b->h_kv_first + n_seq;
-  const int32_t *dev = b->device;
-#define ON_DEVICE(p) (dev + ((p) - h))
+#define ON_DEVICE(p) (b->device + ((p) - h))
   b->ids = ON_DEVICE(b->h_ids);
+  b->slot = ON_DEVICE(b->h_slot);
   b->batch = (ti_batch){.n_row = n_row, .n_seq = n_seq, .position = ON_DEVICE(b->h_position), .place = ON_DEVICE(b->h_place), .seq = ON_DEVICE(b->h_seq),
-                        .seq_row0 = ON_DEVICE(b->h_row0), .seq_kv_len = ON_DEVICE(b->h_kv_len), .block_table = ON_DEVICE(b->h_table), .table_stride = b->table_stride};
+                        .seq_row0 = ON_DEVICE(b->h_row0), .seq_kv_len = ON_DEVICE(b->h_kv_len), .block_table = ON_DEVICE(b->h_table), .table_stride = stride};
 #undef ON_DEVICE
 }
 
 static ti_status upload(ti_step_batch *b, const ti_kernels *k, ti_dev *d) {
   if (b->batch.n_row == 0) return TI_OK;
-  return k->upload(d, b->device, b->host, (size_t)(b->h_table + (size_t)b->batch.n_seq * (size_t)b->table_stride - b->host) * sizeof *b->host);
+  return k->upload(d, b->device, b->host, (size_t)(b->h_table + (size_t)b->batch.n_seq * (size_t)b->batch.table_stride - b->host) * sizeof *b->host);
 }
 
 static ti_status check_row(const ti_slots *s, const ti_plan_row *r, uint32_t i, ti_error *err) {
@@ -59,37 +76,75 @@ static ti_status check_row(const ti_slots *s, const ti_plan_row *r, uint32_t i, 
   return TI_OK;
 }
 
-ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s, const ti_step_plan *plan, uint32_t first, uint32_t last, ti_error *err) {
-  int n_row = 0, n_seq = 0;
-  for (uint32_t i = first; i < last; i++) {
+typedef struct extent {  // what a batch holds at most
+  int n_row, n_seq, most_rows, most_pages, most_kv;
+} extent;
+
+static ti_status measure(const ti_step_batch *b, const ti_slots *s, const ti_step_plan *plan, ti_batch_span span, extent *x, ti_error *err) {
+  *x = (extent){.most_pages = 1};
+  for (uint32_t i = span.first; i < span.last; i++) {
     const ti_status st = check_row(s, &plan->row[i], i, err);
     if (st) return st;
-    if (s->slot[plan->row[i].slot].finished) continue;
-    n_row += (int)(plan->row[i].n_token + s->slot[plan->row[i].slot].n_draft);
-    n_seq++;
-    if (n_row > b->max_row || n_seq > b->max_seq) return ti_error_set(err, TI_ERR_FORMAT, "plan: more than %d tokens or %d sequences in a step", b->max_row, b->max_seq);
+    const ti_slot *t = &s->slot[plan->row[i].slot];
+    if (t->finished) continue;
+    const int n = (int)(plan->row[i].n_token + t->n_draft), kv = (int)t->n_kv + n;
+    x->n_row += n;
+    x->n_seq++;
+    if (n > x->most_rows) x->most_rows = n;
+    if (kv > x->most_kv) x->most_kv = kv;
+    if ((int)t->n_page > x->most_pages) x->most_pages = (int)t->n_page;
+    if (x->n_row > b->max_row || x->n_seq > b->max_seq) return ti_error_set(err, TI_ERR_FORMAT, "plan: more than %d tokens or %d sequences in a step", b->max_row, b->max_seq);
   }
-  lay_out(b, n_row, n_seq);
-  int row = 0, q = 0, most = 0;
-  for (uint32_t i = first; i < last; i++) {
+  return TI_OK;
+}
+
+// Sequence q's table and its rows, from `row` on.
+static void put_sequence(ti_step_batch *b, const ti_slot *t, int q, int row) {
+  const int stride = b->batch.table_stride, pages = (int)t->n_page < stride ? (int)t->n_page : stride, n = (int)b->seq[q].n_row;
+  b->h_row0[q] = row;
+  b->h_kv_len[q] = (int32_t)t->n_kv + n;
+  b->h_kv_first[q] = 0;
+  memcpy(b->h_table + (size_t)q * (size_t)stride, t->table, (size_t)pages * sizeof *t->table);
+  for (int j = 0; j < n; j++, row++) {
+    b->h_ids[row] = t->ids[t->n_kv + (uint32_t)j];
+    b->n_pending += b->h_ids[row] == TI_SLOT_PENDING;
+    b->h_slot[row] = (int32_t)b->seq[q].slot;
+    b->h_position[row] = b->h_place[row] = (int32_t)t->n_kv + j;
+    b->h_seq[row] = q;
+  }
+}
+
+static void put_padding(ti_step_batch *b, int q) {
+  b->h_row0[q] = b->h_seq[q] = q;
+  b->h_kv_len[q] = b->h_kv_first[q] = b->h_ids[q] = b->h_slot[q] = b->h_position[q] = 0;
+  b->h_place[q] = -1;
+}
+
+ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, const ti_slots *s, const ti_step_plan *plan, ti_batch_span span, ti_error *err) {
+  extent x;
+  const ti_status st = measure(b, s, plan, span, &x, err);
+  if (st) return st;
+  const int page = (int)s->page_tokens, kv = ti_bucket_kv(x.most_kv);
+  b->fixed_rows = 0;
+  if (span.fixed && x.most_rows == 1 && kv / page <= b->max_stride) b->fixed_rows = ti_bucket_rows(x.n_row, b->max_row < b->max_seq ? b->max_row : b->max_seq);
+  const int fixed = b->fixed_rows;
+  lay_out(b, fixed ? fixed : x.n_row, fixed ? fixed : x.n_seq, fixed ? kv / page : x.most_pages);
+  b->n_pending = 0;
+  int row = 0, q = 0;
+  for (uint32_t i = span.first; i < span.last; i++) {
     const ti_plan_row *r = &plan->row[i];
     const ti_slot *t = &s->slot[r->slot];
     if (t->finished) continue;
-    const uint32_t n = r->n_token + t->n_draft;
-    b->seq[q] = (ti_seq_ref){.slot = r->slot, .plan_row = i, .n_row = n, .n_draft = t->n_draft, .place0 = t->n_kv, .sample = r->sample};
-    b->h_row0[q] = row;
-    b->h_kv_len[q] = (int32_t)(t->n_kv + n);
-    memcpy(b->h_table + (size_t)q * (size_t)b->table_stride, t->table, t->n_page * sizeof *t->table);
-    for (uint32_t j = 0; j < n; j++, row++) {
-      b->h_ids[row] = t->ids[t->n_kv + j];
-      b->h_position[row] = b->h_place[row] = (int32_t)(t->n_kv + j);
-      b->h_seq[row] = q;
-    }
-    if ((int)n > most) most = (int)n;
-    q++;
+    b->seq[q] = (ti_seq_ref){.slot = r->slot, .plan_row = i, .n_row = r->n_token + t->n_draft, .n_draft = t->n_draft, .place0 = t->n_kv, .sample = r->sample};
+    put_sequence(b, t, q, row);
+    row += (int)b->seq[q++].n_row;
   }
-  b->h_row0[q] = row;
-  b->batch.max_seq_rows = most;
+  b->n_seq = q;
+  b->n_token = row;
+  for (; q < b->batch.n_seq; q++) put_padding(b, q);
+  b->h_row0[q] = b->batch.n_row;
+  b->batch.max_seq_rows = x.most_rows;
+  b->batch.max_kv_len = fixed ? kv : x.most_kv;
   return upload(b, k, d);
 }
 
@@ -105,6 +160,7 @@ ti_status ti_step_batch_shift(ti_step_batch *b, const ti_kernels *k, ti_dev *d, 
     b->h_kv_first[q] = 1;
   }
   b->batch.kv_first = b->device + (b->h_kv_first - b->host);
+  b->batch.max_kv_len++;
   return upload(b, k, d);
 }
 

@@ -1,53 +1,74 @@
-// The step: plan -> slots -> batches -> forward -> tokens -> result.
+// The step: plan -> slots -> batches -> forward -> tokens (submit), and from what the device has drawn to the result (collect).
 #include "worker/engine.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "worker/flight.h"
 #include "worker/graph/graph.h"
-#include "worker/sample/sampler.h"
 #include "worker/spec/draft.h"
+
+enum { FLIGHTS = 2 };
 
 struct ti_engine {
   ti_engine_config cfg;
   ti_dev *dev;
   ti_graph graph;
   ti_slots slots;
+  ti_counts counts;
   ti_sampler sampler;
-  ti_sample_job *job;   // [max rows]
+  ti_flight flight[FLIGHTS];  // a ring: n_flight from `oldest` on
+  int oldest, n_flight, depth;
   uint32_t n_page;
   uint64_t last_end_ns;
 };
+
+// Two steps in flight need a device that runs beside the host, and nothing that the host must see between forward and sampling.
+static int depth_of(const ti_engine *e) {
+  const ti_engine_config *c = &e->cfg;
+  return c->kernels->async && !c->tap && !e->graph.w.mtp && !e->graph.exchange && c->tp->size == 1 ? FLIGHTS : 1;
+}
 
 ti_status ti_engine_create(const ti_engine_config *cfg, ti_engine **out, ti_error *err) {
   ti_engine *e = calloc(1, sizeof *e);
   if (!e) return ti_error_set(err, TI_ERR_NOMEM, "no memory for the engine");
   e->cfg = *cfg;
-  ti_status st = cfg->kernels->open(&cfg->dev, &e->dev, err);
+  const ti_kernels *k = cfg->kernels;
+  ti_status st = k->open(&cfg->dev, &e->dev, err);
   if (st) goto err_open;
   st = ti_graph_init(&e->graph, &e->cfg, e->dev, err);
   if (st) goto err_graph;
-  const uint64_t pages = cfg->kv_bytes / e->graph.layout.page_bytes;
-  e->n_page = pages > INT32_MAX ? INT32_MAX : (uint32_t)pages;
-  st = ti_slots_init(&e->slots, cfg->max_num_seqs, cfg->max_model_len, cfg->page_tokens, e->n_page, (uint32_t)cfg->model->vocab);
-  e->job = calloc(cfg->max_num_batched_tokens, sizeof *e->job);
-  if (st || !e->job) {
+  st = ti_slots_init(&e->slots, cfg->max_num_seqs, cfg->max_model_len, cfg->page_tokens, 0, (uint32_t)cfg->model->vocab);
+  if (!st) st = ti_counts_init(&e->counts, k, e->dev, cfg->max_num_seqs, (uint32_t)cfg->model->vocab);
+  e->depth = depth_of(e);
+  for (int i = 0; !st && i < e->depth; i++) st = ti_flight_init(&e->flight[i], k, e->dev, cfg->max_num_batched_tokens, cfg->max_num_seqs);
+  if (st) {
     st = ti_error_set(err, TI_ERR_NOMEM, "no memory for %u slots of %u tokens; lower --max-num-seqs or --max-model-len", cfg->max_num_seqs, cfg->max_model_len);
     goto err_slots;
   }
+  e->graph.scratch_bytes += e->counts.device_bytes;
   e->slots.lookahead = e->graph.w.mtp ? 1 : 0;
-  st = ti_sampler_init(&e->sampler, &e->graph, &e->slots, err);
+  st = ti_sampler_init(&e->sampler, &e->graph, &e->slots, &e->counts, err);
   if (st) goto err_slots;
+  uint64_t kv_bytes = 0;
+  st = ti_graph_init_kv(&e->graph, &kv_bytes, err);
+  if (st) goto err_kv;
+  const uint64_t pages = kv_bytes / e->graph.layout.page_bytes;
+  e->n_page = e->slots.n_page = pages > INT32_MAX ? INT32_MAX : (uint32_t)pages;
   *out = e;
   return TI_OK;
+err_kv:
+  ti_sampler_fini(&e->sampler);
 err_slots:
-  free(e->job);
+  for (int i = 0; i < FLIGHTS; i++) ti_flight_fini(&e->flight[i], k, e->dev);
+  if (e->counts.k) ti_counts_fini(&e->counts);
   ti_slots_fini(&e->slots);
   ti_graph_fini(&e->graph);
 err_graph:
-  cfg->kernels->close(e->dev);
+  k->close(e->dev);
 err_open:
   free(e);
   return st;
@@ -55,11 +76,14 @@ err_open:
 
 void ti_engine_destroy(ti_engine *e) {
   if (!e) return;
+  const ti_kernels *k = e->cfg.kernels;
+  (void)!k->sync(e->dev);  // what is in flight uses what follows
   ti_sampler_fini(&e->sampler);
+  for (int i = 0; i < FLIGHTS; i++) ti_flight_fini(&e->flight[i], k, e->dev);
+  ti_counts_fini(&e->counts);
   ti_slots_fini(&e->slots);
   ti_graph_fini(&e->graph);
-  e->cfg.kernels->close(e->dev);
-  free(e->job);
+  k->close(e->dev);
   free(e);
 }
 
@@ -72,109 +96,33 @@ void ti_engine_get_facts(const ti_engine *e, ti_engine_facts *out) {
                            .n_replica = ti_graph_replicas(&e->graph)};
 }
 
-void ti_engine_reset(ti_engine *e) { ti_slots_reset(&e->slots); }
+void ti_engine_reset(ti_engine *e) {
+  e->n_flight = 0;
+  ti_slots_reset(&e->slots);
+  const ti_status st = ti_counts_reset(&e->counts);
+  if (st) ti_log_warn("worker: forgetting the slots' counts: %s", ti_status_text(st));  // the next step fails, and says so
+}
 
-static ti_status copy_pages(ti_engine *e, const ti_step_plan *plan, ti_arena *arena, ti_error *err) {
-  if (plan->n_copy == 0) return TI_OK;
-  int32_t *v = ti_arena_calloc(arena, 3 * (size_t)plan->n_copy, sizeof *v);
-  if (!v) return ti_error_set(err, TI_ERR_NOMEM, "plan: %u page copies", plan->n_copy);
-  int32_t *src = v, *dst = v + plan->n_copy, *n = dst + plan->n_copy;
-  for (uint32_t i = 0; i < plan->n_copy; i++) {
+static ti_status copy_pages(ti_engine *e, const ti_step_plan *plan, ti_error *err) {
+  enum { AT_ONCE = 64 };
+  int32_t src[AT_ONCE], dst[AT_ONCE], n[AT_ONCE];
+  ti_copy_pages_args a = {.kv = e->graph.kv, .layout = &e->graph.layout, .src = src, .dst = dst, .n_token = n};
+  ti_status st = TI_OK;
+  for (uint32_t i = 0; !st && i < plan->n_copy; i++) {
     const ti_page_copy *c = &plan->copy[i];
     if (c->src >= e->n_page || c->dst >= e->n_page || c->n_token > e->cfg.page_tokens)
       return ti_error_set(err, TI_ERR_FORMAT, "plan: copy[%u]: page %u to %u, %u tokens; there are %u pages of %u", i, c->src, c->dst, c->n_token, e->n_page, e->cfg.page_tokens);
-    src[i] = (int32_t)c->src, dst[i] = (int32_t)c->dst, n[i] = (int32_t)c->n_token;
+    src[a.n] = (int32_t)c->src, dst[a.n] = (int32_t)c->dst, n[a.n] = (int32_t)c->n_token;
+    if (++a.n < AT_ONCE && i + 1 < plan->n_copy) continue;
+    st = e->cfg.kernels->copy_pages(e->dev, &a);
+    a.n = 0;
   }
-  return e->cfg.kernels->copy_pages(e->dev, &(ti_copy_pages_args){.kv = e->graph.kv, .layout = &e->graph.layout, .src = src, .dst = dst, .n_token = n, .n = (int)plan->n_copy});
+  return st ? ti_error_set(err, st, "copying pages: %s", ti_status_text(st)) : TI_OK;
 }
 
-// Logprobs of a chunk's prompt tokens: row i predicts token place0 + i + 1.
-static ti_status prompt_logprobs(ti_engine *e, ti_lane *l, const ti_seq_ref *q, int row0, bool gather, ti_arena *arena, ti_result_row *out, ti_error *err) {
-  const ti_slot *t = &e->slots.slot[q->slot];
-  if (t->sampling.n_prompt_logprob < 0 || q->place0 + 1 >= t->n_prompt) return TI_OK;
-  const uint32_t n = q->place0 + q->n_row < t->n_prompt ? q->n_row : t->n_prompt - 1 - q->place0;
-  for (uint32_t i = 0; i < n; i++)
-    e->job[i] = (ti_sample_job){.row = row0 + (int)i, .slot = q->slot, .target = t->ids[q->place0 + i + 1], .position = q->place0 + i + 1, .n_logprob = t->sampling.n_prompt_logprob};
-  const ti_status st = ti_sampler_run(&e->sampler, l->xn, e->job, (int)n, gather, arena, err);
-  if (st) return st;
-  float *lp = ti_arena_calloc(arena, n, sizeof *lp);
-  uint32_t *rank = ti_arena_calloc(arena, n, sizeof *rank);
-  ti_top_logprob *top = t->sampling.n_prompt_logprob > 0 ? ti_arena_calloc(arena, n, sizeof *top) : NULL;
-  if (!lp || !rank || (t->sampling.n_prompt_logprob > 0 && !top)) return ti_error_set(err, TI_ERR_NOMEM, "prompt logprobs of %u tokens", n);
-  for (uint32_t i = 0; i < n; i++) {
-    lp[i] = e->job[i].logprob;
-    rank[i] = (uint32_t)e->job[i].rank;
-    if (top) top[i] = *e->job[i].top;
-  }
-  out->prompt_logprob = (ti_f32s){lp, n};
-  out->prompt_rank = (ti_u32s){rank, n};
-  out->prompt_top = top;
-  out->n_prompt_top = top ? n : 0;
-  return TI_OK;
-}
-
-// The drawn tokens of one sequence into its slot and its result row: job[0 .. n_draft]. Draft i is kept while it is what row i drew; the first that is
-// not is replaced by the draw, and what was drawn after it is void.
-static ti_status deliver(ti_engine *e, const ti_sample_job *job, uint32_t n_draft, ti_arena *arena, ti_result_row *out, ti_error *err) {
-  const uint32_t most = n_draft + 1;
-  ti_slot *t = &e->slots.slot[job->slot];
-  uint32_t *token = ti_arena_calloc(arena, 2 * (size_t)most, sizeof *token), *rank = token + most, n = 0;
-  float *lp = ti_arena_calloc(arena, most, sizeof *lp);
-  ti_top_logprob *top = job->top ? ti_arena_calloc(arena, most, sizeof *top) : NULL;
-  if (!token || !lp || (job->top && !top)) return ti_error_set(err, TI_ERR_NOMEM, "results");
-  for (bool right = true; right; n++) {
-    const int32_t draft = n < n_draft ? t->ids[t->n_ids] : -1;
-    token[n] = (uint32_t)job[n].id;
-    rank[n] = (uint32_t)job[n].rank;
-    lp[n] = job[n].logprob;
-    if (top) top[n] = *job[n].top;
-    out->finish = ti_slot_push(&e->slots, job->slot, job[n].id, e->cfg.model->eos, e->cfg.model->n_eos);
-    if (job[n].lost) {
-      t->finished = true;
-      out->finish = TI_FINISH_ERROR;
-    }
-    right = out->finish == TI_FINISH_NONE && job[n].id == draft;
-  }
-  t->n_kv += n - 1;  // the drafts that were fed and stay
-  out->token = (ti_u32s){token, n};
-  out->n_draft = n_draft;
-  out->n_accepted = n - 1;
-  ti_draft_learn(t, n - 1);
-  if (job->n_logprob >= 0) {
-    out->logprob = (ti_f32s){lp, n};
-    out->rank = (ti_u32s){rank, n};
-    out->top = top;
-    out->n_top = top ? n : 0;
-  }
-  return TI_OK;
-}
-
-static ti_status sample_lane(ti_engine *e, ti_lane *l, bool gather, ti_arena *arena, ti_result_row *rows, ti_error *err) {
-  const ti_step_batch *b = &l->batch;
-  ti_status st = TI_OK;
-  for (int q = 0; !st && q < b->batch.n_seq; q++) {
-    e->slots.slot[b->seq[q].slot].n_kv += b->seq[q].n_row - b->seq[q].n_draft;
-    st = prompt_logprobs(e, l, &b->seq[q], b->h_row0[q], gather, arena, &rows[b->seq[q].plan_row], err);
-  }
-  int n = 0;
-  for (int q = 0; q < b->batch.n_seq; q++) {
-    const ti_seq_ref *s = &b->seq[q];
-    const ti_slot *t = &e->slots.slot[s->slot];
-    for (uint32_t j = 0; s->sample && j <= s->n_draft; j++)
-      e->job[n++] = (ti_sample_job){.row = b->h_row0[q + 1] - 1 - (int)(s->n_draft - j), .slot = s->slot, .target = -1, .position = t->n_ids + j, .n_logprob = t->sampling.n_logprob};
-  }
-  if (!st) st = ti_sampler_run(&e->sampler, l->xn, e->job, n, gather, arena, err);
-  n = 0;
-  for (int q = 0; !st && q < b->batch.n_seq; q++)
-    if (b->seq[q].sample) {
-      st = deliver(e, &e->job[n], b->seq[q].n_draft, arena, &rows[b->seq[q].plan_row], err);
-      n += 1 + (int)b->seq[q].n_draft;
-    }
-  return st;
-}
-
-static ti_status run_mtp(ti_engine *e, int n_lane, ti_arena *arena, ti_error *err) {
+static ti_status run_mtp(ti_engine *e, ti_flight *f, ti_arena *arena, ti_error *err) {
   ti_graph *g = &e->graph;
+  const int n_lane = g->n_lane_now;
   ti_status st = TI_OK;
   for (int i = 0; !st && i < n_lane; i++) st = ti_step_batch_shift(&g->lane[i].batch, g->k, e->dev, &e->slots);
   if (!st) st = ti_graph_mtp(g, n_lane, err);
@@ -182,27 +130,38 @@ static ti_status run_mtp(ti_engine *e, int n_lane, ti_arena *arena, ti_error *er
     const ti_step_batch *b = &g->lane[i].batch;
     if (b->batch.n_row == 0) continue;
     int n = 0;
-    for (int q = 0; q < b->batch.n_seq; q++)
-      for (uint32_t j = 0; j < b->seq[q].n_row; j++)
-        e->job[n] = (ti_sample_job){.row = n, .slot = b->seq[q].slot, .target = 0, .n_logprob = 1}, n++;
-    st = ti_sampler_run(&e->sampler, g->lane[i].xn, e->job, n, true, arena, err);
+    for (int q = 0; q < b->n_seq; q++)
+      for (uint32_t j = 0; j < b->seq[q].n_row; j++) {
+        f->job[n] = (ti_sample_job){.row = n, .slot = b->seq[q].slot, .target = 0, .n_logprob = 1};
+        n++;
+      }
+    st = ti_sampler_run(&e->sampler, g->lane[i].xn, f->job, 0, n, true, &f->out, err);
+    if (!st) st = g->k->sync(e->dev);
     int32_t *best = ti_arena_calloc(arena, (size_t)n, sizeof *best);
     if (!best) return ti_error_set(err, TI_ERR_NOMEM, "MTP results");
-    for (int r = 0; !st && r < n; r++) best[r] = (int32_t)e->job[r].top->id[0];
+    ti_top_logprob top;
+    for (int r = 0; !st && r < n; r++) {
+      ti_sample_top(&f->out, f->job, r, &top);
+      best[r] = (int32_t)top.id[0];
+    }
     if (!st) g->cfg->tap(g->cfg->tap_arg, "mtp", 0, best, n, 1);
   }
   return st;
 }
 
 static ti_status build_lanes(ti_engine *e, const ti_step_plan *plan, int n_lane, ti_error *err) {
+  ti_graph *g = &e->graph;
   const uint32_t mid = n_lane == 2 ? ti_plan_middle(plan) : plan->n_row;
-  ti_status st = ti_step_batch_build(&e->graph.lane[0].batch, e->graph.k, e->dev, &e->slots, plan, 0, mid, err);
-  if (!st && n_lane == 2) st = ti_step_batch_build(&e->graph.lane[1].batch, e->graph.k, e->dev, &e->slots, plan, mid, plan->n_row, err);
+  ti_status st = ti_step_batch_build(&g->lane[0].batch, g->k, e->dev, &e->slots, plan, (ti_batch_span){0, mid, g->recorded != NULL}, err);
+  if (!st && n_lane == 2) st = ti_step_batch_build(&g->lane[1].batch, g->k, e->dev, &e->slots, plan, (ti_batch_span){mid, plan->n_row, false}, err);
+  if (st && err && !err->code) ti_error_set(err, st, "uploading the batch: %s", ti_status_text(st));
   return st;
 }
 
+// Of a step that overlaps the one before, what lies behind that one's end.
 static void fill_times(ti_engine *e, uint64_t t0, ti_step_times *out) {
   ti_graph *g = &e->graph;
+  if (t0 < e->last_end_ns) t0 = e->last_end_ns;
   const uint64_t end = ti_mono_ns();
   *out = (ti_step_times){.total_us = (uint32_t)((end - t0) / 1000), .wait_us = e->last_end_ns ? (uint32_t)((t0 - e->last_end_ns) / 1000) : 0,
                          .attention_us = (uint32_t)(g->times.attention_ns / 1000), .expert_us = (uint32_t)(g->times.expert_ns / 1000), .sample_us = (uint32_t)(g->times.head_ns / 1000)};
@@ -233,41 +192,106 @@ static ti_status take_placement(ti_engine *e, uint32_t wanted, uint32_t *ready, 
   return wanted == g->placement[0]->version ? TI_OK : ti_replicas_swap(g->replicas, wanted, g->exchange, g->placement, err);
 }
 
-ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena, ti_step_result *out, ti_error *err) {
+int ti_engine_in_flight(const ti_engine *e) { return e->n_flight; }
+
+bool ti_engine_can_submit(const ti_engine *e, const ti_step_plan *plan) {
+  if (e->n_flight == 0) return true;
+  if (e->n_flight >= e->depth) return false;
+  for (int i = 0; i < e->n_flight; i++)
+    if (e->flight[(e->oldest + i) % e->depth].drafted) return false;
+  for (uint32_t i = 0; i < plan->release.n; i++) {  // its last id is still to be told apart from an end
+    const ti_slot *t = plan->release.v[i] < e->slots.n_slot ? &e->slots.slot[plan->release.v[i]] : NULL;
+    if (t && t->n_pending && !t->stopped) return false;
+  }
+  for (uint32_t i = 0; e->cfg.drafter && i < plan->n_row; i++)
+    if (plan->row[i].decode && plan->row[i].max_draft) return false;
+  return true;
+}
+
+// Ids that a step in flight draws into the batch's rows; then layers, sampling, and the slots move on.
+static ti_status run_lanes(ti_engine *e, ti_flight *f, const ti_step_plan *plan, ti_error *err) {
   ti_graph *g = &e->graph;
-  const uint64_t t0 = ti_mono_ns();
+  const int n_lane = g->n_lane_now;
+  ti_status st = TI_OK;
+  for (int i = 0; !st && i < n_lane; i++) {
+    const ti_step_batch *b = &g->lane[i].batch;
+    if (b->n_pending) st = g->k->feed(e->dev, &(ti_feed_args){.ids = b->ids, .slot = b->slot, .last = e->counts.last, .n = b->batch.n_row});
+  }
+  if (st) return ti_error_set(err, st, "feeding ids: %s", ti_status_text(st));
+  st = ti_graph_forward(g, n_lane, err);
+  for (int i = 0; !st && i < n_lane; i++) {
+    int first;
+    ti_flight_add(f, &e->slots, &g->lane[i].batch, &first);
+    st = ti_sampler_run(&e->sampler, g->lane[i].xn, f->job, first, f->n_job - first, plan->gather_logits, &f->out, err);
+  }
+  return st;
+}
+
+ti_status ti_engine_submit(ti_engine *e, const ti_step_plan *plan, ti_error *err) {
+  ti_graph *g = &e->graph;
+  assert(e->n_flight < e->depth);
+  const int index = (e->oldest + e->n_flight) % e->depth;
+  ti_flight *f = &e->flight[index];
+  f->t0_ns = ti_mono_ns();
   g->times = (ti_piece_times){0};
   g->step = (int64_t)plan->step;
   g->padded = plan->form == TI_FORM_DECODE;
-  const int n_lane = plan->n_micro == 2 && g->n_lane == 2 ? 2 : 1;
-  ti_result_row *rows = ti_arena_calloc(arena, plan->n_row ? plan->n_row : 1, sizeof *rows);
-  if (!rows) return ti_error_set(err, TI_ERR_NOMEM, "plan: %u rows do not fit the step's arena", plan->n_row);
-  for (uint32_t i = 0; i < plan->n_row; i++) rows[i].slot = plan->row[i].slot;
-  uint32_t placement;
-  ti_status st = take_placement(e, plan->placement, &placement, err);
+  g->n_lane_now = plan->n_micro == 2 && g->n_lane == 2 ? 2 : 1;
+  ti_graph_doing(g, "applying a plan");
+  ti_status st = take_placement(e, plan->placement, &f->placement, err);
   if (!st) st = ti_slots_apply(&e->slots, plan, err);
-  if (!st) st = copy_pages(e, plan, arena, err);
+  if (!st && (st = ti_counts_apply(&e->counts, &e->slots, plan))) ti_error_set(err, st, "uploading the counts of penalties: %s", ti_status_text(st));
+  if (!st) st = copy_pages(e, plan, err);
   if (!st) ti_draft_plan(&e->slots, g->w.mtp ? NULL : e->cfg.drafter, plan);
-  if (!st) st = build_lanes(e, plan, n_lane, err);
-  uint32_t n_token = 0;
-  for (int i = 0; !st && i < n_lane; i++) n_token += (uint32_t)g->lane[i].batch.batch.n_row;
-  if (!st && (n_token || g->exchange)) {
-    st = ti_graph_forward(g, n_lane, err);
-    for (int i = 0; !st && i < n_lane; i++) st = sample_lane(e, &g->lane[i], plan->gather_logits, arena, rows, err);
-    if (!st && g->w.mtp) st = run_mtp(e, n_lane, arena, err);
-  }
+  if (!st) st = build_lanes(e, plan, g->n_lane_now, err);
+  if (st) return st;
+  ti_flight_begin(f, plan);
+  int n_token = 0;
+  for (int i = 0; i < g->n_lane_now; i++) n_token += g->lane[i].batch.n_token;
+  if (n_token || g->exchange) st = run_lanes(e, f, plan, err);
+  if (!st && (st = g->k->mark(e->dev, index))) ti_error_set(err, st, "marking the step: %s", ti_status_text(st));
+  if (!st) e->n_flight++;
+  ti_graph_doing(g, "waiting for a plan");
+  return st;
+}
+
+ti_status ti_engine_done(ti_engine *e) {
+  assert(e->n_flight > 0);
+  return e->cfg.kernels->done(e->dev, e->oldest);
+}
+
+static void take_load(ti_graph *g, ti_arena *arena, ti_step_result *out) {
+  uint32_t *load = ti_arena_calloc(arena, g->n_load, sizeof *load);
+  if (!load) return;
+  memcpy(load, g->load, g->n_load * sizeof *load);
+  memset(g->load, 0, g->n_load * sizeof *load);
+  out->expert_load = (ti_u32s){load, g->n_load};
+}
+
+ti_status ti_engine_collect(ti_engine *e, ti_arena *arena, ti_step_result *out, ti_error *err) {
+  ti_graph *g = &e->graph;
+  assert(e->n_flight > 0);
+  ti_flight *f = &e->flight[e->oldest];
+  ti_result_row *rows;
+  ti_graph_doing(g, "waiting for the device");
+  ti_status st = g->k->wait(e->dev, e->oldest);
+  if (st) return ti_error_set(err, st, "the device's work: %s", ti_status_text(st));
+  st = ti_flight_land(f, &e->slots, e->cfg.model, arena, &rows, err);
+  if (!st && g->w.mtp && (f->n_token || g->exchange)) st = run_mtp(e, f, arena, err);
   ti_graph_doing(g, "waiting for a plan");
   if (st) return st;
-  *out = (ti_step_result){.epoch = plan->epoch, .step = plan->step, .row = rows, .n_row = plan->n_row, .n_token = n_token, .placement = placement};
-  if (g->exchange && g->n_load) {
-    uint32_t *load = ti_arena_calloc(arena, g->n_load, sizeof *load);
-    if (load) {
-      memcpy(load, g->load, g->n_load * sizeof *load);
-      memset(g->load, 0, g->n_load * sizeof *load);
-      out->expert_load = (ti_u32s){load, g->n_load};
-    }
-  }
-  fill_times(e, t0, &out->times);
-  if (e->cfg.trace) ti_trace_span(e->cfg.trace, 0, "step", "step", t0, ti_mono_ns(), g->step, -1);
+  e->oldest = (e->oldest + 1) % e->depth;
+  e->n_flight--;
+  *out = (ti_step_result){.epoch = f->epoch, .step = f->step, .row = rows, .n_row = f->n_plan_row, .n_token = f->n_token, .placement = f->placement};
+  if (g->exchange && g->n_load) take_load(g, arena, out);
+  const uint64_t begin = f->t0_ns < e->last_end_ns ? e->last_end_ns : f->t0_ns;
+  fill_times(e, f->t0_ns, &out->times);
+  ti_graph_spans_out(g);
+  if (e->cfg.trace) ti_trace_span(e->cfg.trace, 0, "step", "step", begin, ti_mono_ns(), (int64_t)f->step, -1);
   return TI_OK;
+}
+
+ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena, ti_step_result *out, ti_error *err) {
+  const ti_status st = ti_engine_submit(e, plan, err);
+  return st ? st : ti_engine_collect(e, arena, out, err);
 }

@@ -38,7 +38,10 @@ typedef struct ti_engine_config {
   uint32_t max_model_len;
   uint32_t page_tokens;
   ti_dtype kv_dtype;
-  uint64_t kv_bytes;           // size of the pool; the page count follows
+  uint64_t kv_bytes;           // size of the pool; the page count follows. 0: what the device has left of memory_share (backends that tell)
+  double memory_share;         // of the device's memory, for all that the engine holds there; 0: 0.9
+  bool quantize_fp8;           // linear layers' weights are made E4M3 at load (TI_WEIGHT_TO_FP8)
+  bool eager;                  // nothing is recorded
   int n_redundant;             // expert slots beyond the experts, over all ranks (vLLM's --num-redundant-experts); 0: none
   bool mtp;                    // run MTP layers (their KV is then kept)
   bool deterministic;
@@ -64,8 +67,24 @@ typedef struct ti_engine_facts {
 } ti_engine_facts;
 void ti_engine_get_facts(const ti_engine *e, ti_engine_facts *out);
 
-// Runs one plan. *out and its arrays lie in `arena` (reset by the caller between steps; no other allocation). Errors: TI_ERR_FORMAT (a plan that
-// contradicts the slots: named), TI_ERR_ABORTED / TI_ERR_TIMEOUT (a collective; err says in which layer and for whom).
+// ---- steps ----
+// submit applies a plan to the slots and enqueues its work; collect waits for the oldest step in flight, takes its tokens into the slots and makes the
+// result. On a device that runs beside the host the next step may be submitted before the one before is collected: ids that are still to come are fed
+// on the device. Elsewhere a step is done when submit returns, and can_submit wants it collected first.
+//
+//   submit 7   submit 8 (feeds 7's tokens)   done? collect 7 -> result   submit 9   done? collect 8 ..
+//
+// Whether the plan may be submitted now. false: collect first (as many steps are in flight as may be, or the plan needs what they bring on the host).
+bool ti_engine_can_submit(const ti_engine *e, const ti_step_plan *plan);
+// Errors: TI_ERR_FORMAT (a plan that contradicts the slots: named), TI_ERR_ABORTED / TI_ERR_TIMEOUT (a collective; err says in which layer and for
+// whom). The plan's memory is free on return.
+ti_status ti_engine_submit(ti_engine *e, const ti_step_plan *plan, ti_error *err) TI_MUST_CHECK;
+int ti_engine_in_flight(const ti_engine *e);
+// The oldest step in flight: TI_OK: collect will not wait; TI_INPROGRESS; or what the device reports.
+ti_status ti_engine_done(ti_engine *e);
+// *out and its arrays lie in `arena` (reset by the caller between steps; no other allocation). The error names step and piece.
+ti_status ti_engine_collect(ti_engine *e, ti_arena *arena, ti_step_result *out, ti_error *err) TI_MUST_CHECK;
+// Both in one, with nothing in flight.
 ti_status ti_engine_step(ti_engine *e, const ti_step_plan *plan, ti_arena *arena, ti_step_result *out, ti_error *err) TI_MUST_CHECK;
 // Loads the copies of experts that the coordinator chose, in the background; results say when they are here (ti_step_result.placement), and the first
 // plan that names the version puts them in force. A loading that fails is logged and leaves the version in use. Errors: TI_ERR_FORMAT, TI_ERR_RANGE.

@@ -14,12 +14,7 @@ ti_status ti_slots_init(ti_slots *s, uint32_t n_slot, uint32_t max_context, uint
   size_t bytes;
   if (!ti_size_mul(per, n_slot, &bytes)) return TI_ERR_NOMEM;
   s->mem = calloc(1, bytes);
-  s->out_count = calloc((size_t)n_slot * vocab, sizeof *s->out_count);
-  s->in_prompt = calloc((size_t)n_slot * vocab, sizeof *s->in_prompt);
-  if (!s->mem || !s->out_count || !s->in_prompt) {
-    ti_slots_fini(s);
-    return TI_ERR_NOMEM;
-  }
+  if (!s->mem) return TI_ERR_NOMEM;
   s->slot = s->mem;
   int32_t *at = (int32_t *)(s->slot + n_slot);
   for (uint32_t i = 0; i < n_slot; i++) {
@@ -36,22 +31,15 @@ ti_status ti_slots_init(ti_slots *s, uint32_t n_slot, uint32_t max_context, uint
 
 void ti_slots_fini(ti_slots *s) {
   free(s->mem);
-  free(s->out_count);
-  free(s->in_prompt);
   *s = (ti_slots){0};
 }
 
 static void slot_release(ti_slots *s, uint32_t i) {
   ti_slot *t = &s->slot[i];
-  if (t->penalised) {  // only the entries that were touched
-    for (uint32_t k = 0; k < t->n_ids; k++) {
-      s->out_count[(size_t)i * s->vocab + (uint32_t)t->ids[k]] = 0;
-      s->in_prompt[(size_t)i * s->vocab + (uint32_t)t->ids[k]] = 0;
-    }
-  }
-  t->used = t->finished = t->penalised = false;
+  t->used = t->finished = t->stopped = t->penalised = false;
+  t->life++;
   t->row_step = 0;
-  t->n_ids = t->n_kv = t->n_prompt = t->n_page = t->n_stop = t->n_bias = t->n_draft = t->draft_len = 0;
+  t->n_ids = t->n_kv = t->n_prompt = t->n_page = t->n_stop = t->n_bias = t->n_draft = t->draft_len = t->n_pending = 0;
 }
 
 void ti_slots_reset(ti_slots *s) {
@@ -75,11 +63,10 @@ static ti_status check_assign(const ti_slots *s, const ti_slot_assign *a, uint32
   return TI_OK;
 }
 
-static void count_one(uint16_t *c) { *c = (uint16_t)(*c + (*c < UINT16_MAX)); }
-
 static void slot_assign(ti_slots *s, const ti_slot_assign *a) {
   ti_slot *t = &s->slot[a->slot];
   t->used = true;
+  t->life++;
   t->request = a->request;
   t->n_ids = a->ids.n;
   t->n_kv = a->n_cached;
@@ -98,11 +85,6 @@ static void slot_assign(ti_slots *s, const ti_slot_assign *a) {
     memcpy(t->bias_value, a->sampling.bias_value.v, t->n_bias * sizeof *t->bias_value);
   }
   t->penalised = a->sampling.repetition != 1.0f || a->sampling.frequency != 0.0f || a->sampling.presence != 0.0f;
-  if (!t->penalised) return;
-  uint16_t *count = s->out_count + (size_t)a->slot * s->vocab;
-  uint8_t *seen = s->in_prompt + (size_t)a->slot * s->vocab;
-  for (uint32_t k = 0; k < t->n_prompt; k++) seen[t->ids[k]] = 1;
-  for (uint32_t k = t->n_prompt; k < t->n_ids; k++) count_one(&count[t->ids[k]]);
 }
 
 ti_status ti_slots_apply(ti_slots *s, const ti_step_plan *plan, ti_error *err) {
@@ -137,19 +119,26 @@ ti_status ti_slots_apply(ti_slots *s, const ti_step_plan *plan, ti_error *err) {
   return TI_OK;
 }
 
-ti_finish ti_slot_push(ti_slots *s, uint32_t slot, int32_t id, const int *eos, int n_eos) {
+static bool is_last(const ti_slots *s, const ti_slot *t, uint32_t place) { return place + 1 - t->n_prompt >= t->max_tokens || place + 1 >= s->max_context; }
+
+uint32_t ti_slot_expect(ti_slots *s, uint32_t slot) {
   ti_slot *t = &s->slot[slot];
-  t->ids[t->n_ids++] = id;
-  if (t->penalised) count_one(&s->out_count[(size_t)slot * s->vocab + (uint32_t)id]);
-  const uint32_t generated = ti_slot_generated(t);
-  ti_finish f = TI_FINISH_NONE;
-  if (generated >= t->min_tokens) {
-    for (int k = 0; k < n_eos && !t->ignore_eos; k++)
-      if (id == eos[k]) f = TI_FINISH_STOP;
-    for (uint32_t k = 0; k < t->n_stop; k++)
-      if ((uint32_t)id == t->stop[k]) f = TI_FINISH_STOP;
+  const uint32_t place = t->n_ids++;
+  if (t->n_draft == 0) t->ids[place] = TI_SLOT_PENDING;
+  t->n_pending++;
+  t->finished |= is_last(s, t, place);
+  return place;
+}
+
+ti_finish ti_slot_fill(ti_slots *s, uint32_t slot, uint32_t place, int32_t id, const int *eos, int n_eos) {
+  ti_slot *t = &s->slot[slot];
+  t->ids[place] = id;
+  t->n_pending--;
+  bool stop = false;
+  if (place + 1 - t->n_prompt >= t->min_tokens) {
+    for (int k = 0; k < n_eos && !t->ignore_eos; k++) stop |= id == eos[k];
+    for (uint32_t k = 0; k < t->n_stop; k++) stop |= (uint32_t)id == t->stop[k];
   }
-  if (f == TI_FINISH_NONE && (generated >= t->max_tokens || t->n_ids >= s->max_context)) f = TI_FINISH_LENGTH;
-  if (f != TI_FINISH_NONE) t->finished = true;
-  return f;
+  if (stop) t->finished = t->stopped = true;
+  return stop ? TI_FINISH_STOP : is_last(s, t, place) ? TI_FINISH_LENGTH : TI_FINISH_NONE;
 }

@@ -53,6 +53,7 @@ static ti_status keep_tmp(loader *l) {
 static ti_status prepare(loader *l, const ti_weight_src *parts, int n, unsigned flags, ti_weight *out) {
   ti_weights *w = l->w;
   size_t bytes = 0;
+  if (l->o->to_fp8 && !(flags & TI_WEIGHT_EXACT)) flags |= TI_WEIGHT_TO_FP8;
   ti_status st = w->kernels->weight_size(w->dev, parts, n, flags, &bytes);
   if (st) return ti_error_set(l->err, st, "%s: the %s backend has no kernel for %s weights", l->prefix, w->kernels->name, ti_dtype_name(parts[0].dtype));
   void *mem = NULL;
@@ -193,7 +194,8 @@ static ti_status load_ffn(loader *l, const char *name, int64_t width, int64_t i0
   ti_status st = source(l, t, &s, &p[0]);
   snprintf(t, sizeof t, "%s.%s.weight", name, mixtral ? "w3" : "up_proj");
   if (!st) st = source(l, t, &s, &p[1]);
-  if (!st) st = prepare(l, p, 2, 0, gate_up);
+  const bool fused = l->w->kernels->gemm_silu_mul && !strstr(name, "experts.");  // routed experts are multiplied in groups
+  if (!st) st = prepare(l, p, 2, fused ? TI_WEIGHT_GATE_UP : 0, gate_up);
   snprintf(t, sizeof t, "%s.%s.weight", name, mixtral ? "w2" : "down_proj");
   return st ? st : matrix(l, t, ti_slice_cols(l->c->hidden, width, i0, n), 0, down);
 }

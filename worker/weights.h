@@ -76,6 +76,7 @@ typedef struct ti_weights_options {
   int worker;
   ti_placement *const *placement;       // [MoE layers, MTP's behind the main ones] which experts this rank holds; NULL for dense models
   bool mtp;
+  bool to_fp8;                          // linear layers of wider types become E4M3 (--quantization fp8)
   bool expanded;                        // load kv_b too
   bool allow_nan;                       // else a weight or scale that is NaN or infinite is TI_ERR_FORMAT
 } ti_weights_options;

@@ -53,6 +53,7 @@ ti_status ref_kv_append(ti_dev *d, const ti_kv_append_args *a) {
   const int64_t ldk = ref_ld(a->ldk, gqa ? (int64_t)l->n_kv_head * l->head_dim : l->latent);
   const int64_t ldv = ref_ld(a->ldv, gqa ? (int64_t)l->n_kv_head * l->head_dim : l->rope);
   for (int r = 0; r < a->batch->n_row; r++) {
+    if (a->batch->place[r] < 0) continue;  // padding
     const float *k = (const float *)a->k + r * ldk, *v = (const float *)a->v + r * ldv;
     if (a->batch->place[r] < 0) continue;  // padding
     int slot;

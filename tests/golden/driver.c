@@ -6,20 +6,28 @@
 
 typedef struct live {  // a running sequence
   drive_seq *s;
-  uint32_t slot, n_kv, n_ids, pages[4096], n_page;
+  uint32_t slot, n_kv, n_ids, pages[4096], n_page;  // n_ids: with those that steps in flight draw
+  uint32_t n_row;      // rows in flight
   uint32_t preempted;  // how often: MOST_PREEMPTIONS at most, since each computes all its tokens again
   bool assigned;
 } live;
 
-enum { MOST_PREEMPTIONS = 3 };
+enum { MOST_PREEMPTIONS = 3, FLIGHTS = 2 };
+
+typedef struct sent {  // a step in flight: whose rows the plan has
+  live **row;
+  uint32_t n_row;
+} sent;
 
 typedef struct drive {
   ti_engine *e;
   ti_engine_facts f;
   const drive_options *o;
   uint32_t *free_page, n_free;
-  live *run;
-  uint32_t n_run, step;
+  live *all, **run;
+  uint32_t n_run, n_all, step;
+  sent flight[FLIGHTS];
+  uint32_t oldest, n_flight;
   uint32_t *slot, n_slot;       // free ones
   uint32_t *gone, n_gone;       // ended: released by the next plan
   ti_arena plan_mem, result_mem;
@@ -35,6 +43,8 @@ static void give_back(drive *d, live *l) {
   l->assigned = false;
 }
 
+static uint32_t known(const live *l) { return l->s->n_prompt + l->s->n_out; }
+
 static void assign(drive *d, ti_step_plan *p, live *l) {
   uint32_t *ids = ti_arena_alloc(&d->plan_mem, l->n_ids * sizeof *ids);
   memcpy(ids, l->s->prompt, l->s->n_prompt * sizeof *ids);
@@ -43,6 +53,9 @@ static void assign(drive *d, ti_step_plan *p, live *l) {
                                               .ignore_eos = l->s->ignore_eos, .sampling = l->s->sampling};
   l->assigned = true;
 }
+
+// Nothing to plan: all its tokens are drawn or on their way, or it waits for its rows to come back after a preemption.
+static bool idle(const live *l) { return l->s->finish != TI_FINISH_NONE || l->n_ids - l->s->n_prompt >= l->s->max_tokens || (!l->assigned && l->n_row > 0); }
 
 static void add_row(drive *d, ti_step_plan *p, live *l) {
   const uint32_t left = l->n_ids - l->n_kv, n = d->o->chunk && left > d->o->chunk ? d->o->chunk : left;
@@ -55,7 +68,11 @@ static void add_row(drive *d, ti_step_plan *p, live *l) {
   }
   p->row[p->n_row++] = (ti_plan_row){.slot = l->slot, .n_token = n, .decode = left == 1, .sample = n == left, .max_draft = draft};
   if (n > 1) p->form = TI_FORM_PREFILL;
+  sent *f = &d->flight[(d->oldest + d->n_flight) % FLIGHTS];
+  f->row[f->n_row++] = l;
+  l->n_row++;
   l->n_kv += n;
+  if (n == left) l->n_ids++;
 }
 
 static void take_row(live *l, const ti_result_row *r) {
@@ -65,7 +82,7 @@ static void take_row(live *l, const ti_result_row *r) {
   for (uint32_t i = 0; i < r->token.n; i++) {
     if (r->logprob.n) s->logprob[s->n_out] = r->logprob.v[i];
     s->out[s->n_out++] = r->token.v[i];
-    l->n_ids++;
+    if (i) l->n_ids++;
   }
   l->n_kv += r->n_accepted;
   s->n_accepted += r->n_accepted;
@@ -93,49 +110,83 @@ static int agree(drive *d, ti_step_plan *p, bool *any) {
   return 0;
 }
 
-// One plan, built, agreed on and run. *more: false when it was not run because all groups are done.
-static int one_step(drive *d, bool *more) {
+static bool preempts(const drive *d, const live *l) {
+  return l->assigned && l->s->finish == TI_FINISH_NONE && l->n_ids - l->n_kv == 1 && l->preempted < MOST_PREEMPTIONS;  // it decodes: all get on, however short the chunks
+}
+
+// A plan for what there is to do, in d->flight's next place. *any: it has rows, or others have (then it is run all the same).
+static int make_plan(drive *d, ti_step_plan *p, bool *any) {
   ti_arena_reset(&d->plan_mem);
-  ti_arena_reset(&d->result_mem);
   const uint32_t n = d->o->batch;
-  ti_step_plan p = {.step = d->step, .placement = d->o->placement, .n_micro = d->o->n_micro ? d->o->n_micro : 1, .gather_logits = true, .release.v = ti_arena_calloc(&d->plan_mem, 2 * n, 4)};
-  p.assign = ti_arena_calloc(&d->plan_mem, n, sizeof *p.assign);
-  p.pages = ti_arena_calloc(&d->plan_mem, n, sizeof *p.pages);
-  p.row = ti_arena_calloc(&d->plan_mem, n, sizeof *p.row);
-  while (d->n_gone) add_release(&p, d->gone[--d->n_gone]);
+  *p = (ti_step_plan){.step = d->step, .placement = d->o->placement, .n_micro = d->o->n_micro ? d->o->n_micro : 1, .gather_logits = true, .release.v = ti_arena_calloc(&d->plan_mem, 2 * n, 4)};
+  p->assign = ti_arena_calloc(&d->plan_mem, n, sizeof *p->assign);
+  p->pages = ti_arena_calloc(&d->plan_mem, n, sizeof *p->pages);
+  p->row = ti_arena_calloc(&d->plan_mem, n, sizeof *p->row);
+  while (d->n_gone) add_release(p, d->gone[--d->n_gone]);
   if (d->o->preempt && d->n_run && d->step % d->o->preempt == d->o->preempt - 1) {
-    live *l = &d->run[(d->step / d->o->preempt) % d->n_run];
-    if (l->assigned && l->n_ids - l->n_kv == 1 && l->preempted++ < MOST_PREEMPTIONS) {  // one that decodes: all get on, however short the chunks
-      add_release(&p, l->slot);
+    live *l = d->run[(d->step / d->o->preempt) % d->n_run];
+    if (preempts(d, l)) {
+      l->preempted++;
+      add_release(p, l->slot);
       give_back(d, l);
     }
   }
+  d->flight[(d->oldest + d->n_flight) % FLIGHTS].n_row = 0;
   for (uint32_t i = 0; i < d->n_run; i++)
-    if (!d->run[i].assigned) assign(d, &p, &d->run[i]);
-  for (uint32_t i = 0; i < d->n_run; i++) add_row(d, &p, &d->run[i]);
-  *more = d->n_run > 0;
-  if (d->o->world && agree(d, &p, more)) return 1;
-  if (!*more) return 0;
+    if (!d->run[i]->assigned && !idle(d->run[i])) assign(d, p, d->run[i]);
+  for (uint32_t i = 0; i < d->n_run; i++)
+    if (!idle(d->run[i])) add_row(d, p, d->run[i]);
+  *any = d->o->world ? d->n_run > 0 : p->n_row > 0 || p->release.n > 0;
+  return d->o->world ? agree(d, p, any) : 0;
+}
+
+static int collect(drive *d) {
   ti_step_result r;
   ti_error err = {0};
-  if (ti_engine_step(d->e, &p, &d->result_mem, &r, &err)) {
-    fprintf(stderr, "driver: step %u: %s\n", d->step, err.text);
-    return 1;
+  sent *f = &d->flight[d->oldest];
+  ti_arena_reset(&d->result_mem);
+  if (ti_engine_collect(d->e, &d->result_mem, &r, &err)) return fprintf(stderr, "driver: step %u: %s\n", d->step, err.text), 1;
+  for (uint32_t i = 0; i < r.n_row; i++) {
+    f->row[i]->n_row--;
+    if (f->row[i]->s->finish == TI_FINISH_NONE) take_row(f->row[i], &r.row[i]);  // else planned before its end was known: void
+    if (!f->row[i]->assigned) f->row[i]->n_ids = known(f->row[i]);
   }
-  for (uint32_t i = 0; i < r.n_row; i++) take_row(&d->run[i], &r.row[i]);
-  d->step++;
+  d->oldest = (d->oldest + 1) % FLIGHTS;
+  d->n_flight--;
+  return 0;
+}
+
+// One plan, built, agreed on and run; of the steps in flight those are collected that must be. *more: false when there is nothing left to run.
+static int one_step(drive *d, bool *more) {
+  ti_step_plan p;
+  ti_error err = {0};
+  bool any;
+  if (make_plan(d, &p, &any)) return 1;
+  *more = any || d->n_flight > 0;
+  if (any) {
+    while (!ti_engine_can_submit(d->e, &p))
+      if (collect(d)) return 1;
+    if (ti_engine_submit(d->e, &p, &err)) return fprintf(stderr, "driver: step %u: %s\n", d->step, err.text), 1;
+    d->n_flight++;
+    d->step++;
+  }
+  while (d->n_flight && (!any || d->n_flight >= (d->o->flight ? d->o->flight : 1))) {
+    if (collect(d)) return 1;
+    if (!any) break;
+  }
   return 0;
 }
 
 // Sequences that ended leave; the next plan releases their slots.
 static void retire(drive *d) {
   for (uint32_t i = 0; i < d->n_run;) {
-    live *l = &d->run[i];
+    live *l = d->run[i];
     if (l->s->finish == TI_FINISH_NONE) {
       i++;
       continue;
     }
-    d->gone[d->n_gone++] = d->slot[d->n_slot++] = l->slot;
+    if (l->assigned) d->gone[d->n_gone++] = l->slot;
+    d->slot[d->n_slot++] = l->slot;
     give_back(d, l);
     d->run[i] = d->run[--d->n_run];
   }
@@ -148,7 +199,9 @@ static void admit(drive *d, drive_seq *s) {
   s->n_out = s->n_prompt_rank = 0;
   s->prompt_nll = 0;
   s->finish = TI_FINISH_NONE;
-  d->run[d->n_run++] = (live){.s = s, .slot = d->slot[--d->n_slot], .n_ids = s->n_prompt};
+  live *l = &d->all[d->n_all++];
+  *l = (live){.s = s, .slot = d->slot[--d->n_slot], .n_ids = s->n_prompt};
+  d->run[d->n_run++] = l;
 }
 
 int drive_run(ti_engine *e, drive_seq *seq, uint32_t n_seq, const drive_options *o) {
@@ -158,7 +211,9 @@ int drive_run(ti_engine *e, drive_seq *seq, uint32_t n_seq, const drive_options 
   ti_arena_init(&d.plan_mem, 1 << 28);
   ti_arena_init(&d.result_mem, 1 << 28);
   d.free_page = calloc(d.f.n_page, sizeof *d.free_page);
+  d.all = calloc(n_seq, sizeof *d.all);
   d.run = calloc(o->batch, sizeof *d.run);
+  for (uint32_t i = 0; i < FLIGHTS; i++) d.flight[i].row = calloc(o->batch, sizeof *d.flight[i].row);
   d.slot = calloc(o->batch, sizeof *d.slot);
   d.gone = calloc(o->batch, sizeof *d.gone);
   uint32_t next = 0;
@@ -171,6 +226,8 @@ int drive_run(ti_engine *e, drive_seq *seq, uint32_t n_seq, const drive_options 
     bad = one_step(&d, &more);
     retire(&d);
   }
+  for (uint32_t i = 0; i < FLIGHTS; i++) free(d.flight[i].row);
+  free(d.all);
   free(d.gone);
   free(d.slot);
   free(d.run);

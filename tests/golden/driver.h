@@ -31,6 +31,7 @@ typedef struct drive_options {
   bool scatter;          // hand out pages in a scrambled order
   ti_coll *world;      // MoE on a mesh: all workers; reserved for `size` times 12 bytes. NULL: the group is alone
   uint32_t max_draft;  // drafts a decode row may verify
+  uint32_t flight;     // steps in flight: 0 and 1: one after the other; 2: plans for tokens that are not known yet, as the coordinator makes them
 } drive_options;
 
 // 0, or prints what went wrong and returns 1.

@@ -18,7 +18,7 @@ typedef struct engine_spec {
   int worker;
   ti_coll *tp, *world;
   uint32_t page_tokens, max_rows, max_seqs, max_len;
-  bool mtp, relaxed;  // relaxed: not deterministic
+  bool mtp, relaxed, eager;  // relaxed: not deterministic; eager: nothing is recorded
   int overlap, threads, n_redundant;
   const ti_drafter *drafter;
   ti_act_quant act_quant;
@@ -26,6 +26,8 @@ typedef struct engine_spec {
   void *tap_arg;
 } engine_spec;
 
+// "ref", "cpu", "cuda", or "late" (late.h); NULL: not here.
+const ti_kernels *fixture_backend(const char *name);
 int fixture_open(fixture *f, const char *model);  // "titan-tiny-dense"; 0 or a printed error
 void fixture_close(fixture *f);
 ti_engine *fixture_engine(const fixture *f, const engine_spec *s);  // NULL with a printed error

@@ -103,14 +103,16 @@ static void check_hidden(const fixture *f, const char *backend, ti_coll *self) {
 }
 
 // One configuration: golden ids, and the bits of `first` (its ids and logprobs), which the first call fills.
-typedef struct variant { uint32_t page, chunk, batch, preempt, micro; int threads; bool scatter; uint32_t max_draft; } variant;
+typedef struct variant { uint32_t page, chunk, batch, preempt, micro; int threads; bool scatter; uint32_t max_draft, flight; bool eager; } variant;
 
 static void check_variant(const fixture *f, const char *backend, ti_coll *self, const variant *v, drive_seq *first) {
   char what[128];
-  snprintf(what, sizeof what, "page %u chunk %u batch %u preempt %u micro %u threads %d drafts %u", v->page, v->chunk, v->batch, v->preempt, v->micro, v->threads, v->max_draft);
+  snprintf(what, sizeof what, "page %u chunk %u batch %u preempt %u micro %u threads %d drafts %u flight %u%s", v->page, v->chunk, v->batch, v->preempt, v->micro, v->threads, v->max_draft,
+           v->flight, v->eager ? " eager" : "");
   engine_spec s = spec_of(backend, self, v->page);
   s.overlap = v->micro == 2;
   s.threads = v->threads;
+  s.eager = v->eager;
   ti_ngram_drafter ngram;
   ti_ngram_drafter_init(&ngram, 1, 3);
   s.drafter = &ngram.base;
@@ -118,7 +120,7 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
   if (!e) exit(1);
   uint32_t n, compared;
   drive_seq *q = fixture_prompts(f, v->batch > 8 ? 2 : 1, &n);
-  if (drive_run(e, q, n, &(drive_options){.chunk = v->chunk, .batch = v->batch, .preempt = v->preempt, .n_micro = v->micro, .scatter = v->scatter, .max_draft = v->max_draft})) exit(1);
+  if (drive_run(e, q, n, &(drive_options){.chunk = v->chunk, .batch = v->batch, .preempt = v->preempt, .n_micro = v->micro, .scatter = v->scatter, .max_draft = v->max_draft, .flight = v->flight})) exit(1);
   const int bad = fixture_check_greedy(f, q, n, MARGIN, what, &compared);
   int bits = 0;
   uint32_t accepted = 0;
@@ -144,12 +146,47 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
 }
 
 static void check_greedy(const fixture *f, const char *backend, ti_coll *self, bool quick) {
-  static const variant all[] = {{16, 0, 1, 0, 1, 1, 0, 0},   {8, 3, 16, 5, 1, 1, 1, 0},  {8, 0, 1, 0, 1, 1, 1, 7},  {64, 7, 16, 0, 1, 2, 1, 0},
-                               {16, 0, 16, 3, 1, 1, 0, 0}, {16, 3, 16, 5, 1, 1, 0, 4}, {64, 3, 5, 7, 1, 1, 0, 0}, {16, 5, 16, 0, 2, 1, 1, 0}};
+  static const variant all[] = {{16, 0, 1, 0, 1, 1, 0, 0, 1, 0},  {8, 3, 16, 5, 1, 1, 1, 0, 2, 0},  {8, 0, 1, 0, 1, 1, 1, 7, 1, 0}, {64, 7, 16, 0, 1, 2, 1, 0, 2, 1},
+                                {16, 0, 16, 3, 1, 1, 0, 0, 2, 0}, {16, 3, 16, 5, 1, 1, 0, 4, 1, 0}, {64, 3, 5, 7, 1, 1, 0, 0, 2, 0}, {16, 5, 16, 0, 2, 1, 1, 0, 1, 0}};
   drive_seq first[8] = {{0}};
   for (size_t i = 0; i < (quick ? 3 : sizeof all / sizeof *all); i++) check_variant(f, backend, self, &all[i], first);
   for (int i = 0; i < 8; i++) free((void *)first[i].prompt);
   drive_free(first, 8);
+}
+
+// Drawn tokens under penalties, seeds and a floor: the same whatever else runs, also when a step is planned before the one before has come back.
+static void check_drawn(const fixture *f, const char *backend, ti_coll *self) {
+  static const drive_options all[] = {{.batch = 1}, {.batch = 16, .chunk = 5, .preempt = 4, .flight = 2}, {.batch = 5, .flight = 2}, {.batch = 16, .flight = 1}};
+  drive_seq *first = NULL;
+  uint32_t n, other = 0, drawn = 0;
+  engine_spec s = spec_of(backend, self, 16);
+  ti_engine *e = fixture_engine(f, &s);
+  if (!e) exit(1);
+  for (size_t v = 0; v < sizeof all / sizeof *all; v++) {
+    drive_seq *q = fixture_prompts(f, 2, &n);
+    for (uint32_t i = 0; i < n; i++) {
+      q[i].sampling = (ti_sampling){.temperature = 0.9f, .top_p = 0.95f, .top_k = 50, .repetition = 1.1f, .frequency = i % 2 ? 0.5f : 0, .presence = 0.3f, .seed = 77 + i, .n_logprob = 0,
+                                    .n_prompt_logprob = -1};
+      if (i % 3 == 0) q[i].sampling = drive_greedy();
+    }
+    if (drive_run(e, q, n, &all[v])) exit(1);
+    for (uint32_t i = 0; i < n; i++) {
+      if (first) other += first[i].n_out != q[i].n_out || memcmp(first[i].out, q[i].out, q[i].n_out * 4) || first[i].finish != q[i].finish;
+      drawn += q[i].n_out;
+    }
+    if (!first) {
+      first = q;
+      continue;
+    }
+    for (uint32_t i = 0; i < n; i++) free((void *)q[i].prompt);
+    drive_free(q, n);
+    free(q);
+  }
+  check(drawn > 0 && other == 0, "drawn under penalties: %u tokens, %u texts differ between ways of running them", drawn, other);
+  for (uint32_t i = 0; i < n; i++) free((void *)first[i].prompt);
+  drive_free(first, n);
+  free(first);
+  ti_engine_destroy(e);
 }
 
 // bos + story + eos, as nll_golden.json says.
@@ -267,13 +304,14 @@ static void check_expanded(const fixture *f, const char *backend, ti_coll *self)
 int main(int argc, char **argv) {
   if (argc < 3) return fprintf(stderr, "usage: golden_engine MODEL BACKEND [--quick]\n"), 2;
   const bool quick = argc > 3 && !strcmp(argv[3], "--quick");
-  if (!ti_kernels_find(argv[2])) return printf("skipped: no backend %s on this processor\n", argv[2]), 77;
+  if (!fixture_backend(argv[2])) return printf("skipped: no backend %s on this processor\n", argv[2]), 77;
   setvbuf(stdout, NULL, _IOLBF, 0);
   fixture f;
   ti_coll *self;
   if (fixture_open(&f, argv[1]) || ti_coll_self_create(&self)) return 1;
   check_hidden(&f, argv[2], self);
   check_greedy(&f, argv[2], self, quick);
+  if (!quick) check_drawn(&f, argv[2], self);
   if (!quick) check_nll(&f, argv[1], argv[2], self);
   if (f.cfg.attn == TI_ATTN_MLA) check_expanded(&f, argv[2], self);
   if (f.cfg.n_mtp) check_mtp(&f, argv[2], self);

@@ -1,5 +1,17 @@
-// Grouped-query attention of one layer (Llama, Mistral, Qwen): fused QKV, optional biases and q/k norms, RoPE, KV append, paged attention, output.
+// Grouped-query attention of one layer (Llama, Mistral, Qwen): norm, fused QKV, optional biases and q/k norms, RoPE, KV append, paged attention, output.
 #include "worker/graph/graph.h"
+
+// q and k rotated in place, k and v into the cache: in one pass where the backend has it.
+static ti_status rotate_and_append(ti_graph *g, ti_lane *l, int layer, void *q, void *key, void *value, int64_t ld) {
+  const ti_config *c = g->c;
+  const ti_batch *b = &l->batch.batch;
+  const ti_rope_append_args a = {.rope = {.x = q, .position = b->position, .inv_freq = g->inv_freq, .n_row = b->n_row, .n_head = g->w.heads.n_head + g->w.heads.n_kv, .head_dim = c->head_dim,
+                                          .rope_dim = c->rope.dim, .ld = ld, .attn_factor = g->attn_factor, .interleaved = c->rope.interleaved},
+                                 .kv = {.layout = &g->layout, .kv = g->kv, .layer = layer, .batch = b, .k = key, .v = value, .ldk = ld, .ldv = ld}};
+  if (g->k->rope_append) return g->k->rope_append(g->d, &a);
+  const ti_status st = g->k->rope(g->d, &a.rope);  // q and k stand side by side: one call
+  return st ? st : g->k->kv_append(g->d, &a.kv);
+}
 
 ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
   const ti_config *c = g->c;
@@ -8,7 +20,16 @@ ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights
   const int d = c->head_dim, nq = g->w.heads.n_head, nk = g->w.heads.n_kv, n = b->n_row;
   const int64_t ld = (int64_t)(nq + 2 * nk) * d;
   void *q = l->wide, *key = ti_row(g, q, 1, (long)nq * d), *value = ti_row(g, key, 1, (long)nk * d);
-  ti_status st = k->gemm(g->d, &(ti_gemm_args){.out = q, .x = l->xn, .w = &w->qkv, .bias = w->qkv_bias, .m = n, .ldo = ld, .out_dtype = k->act});
+  const ti_codes *x8;
+  ti_graph_stamp(g, "attention norm", layer);
+  ti_status st = ti_graph_norm(g, l, w->attn_norm, &w->qkv, &x8);
+  ti_graph_stamp_end(g);
+  ti_graph_tap(g, "hidden", layer, l->h, n, c->hidden);
+  ti_graph_stamp(g, "qkv", layer);
+  if (!st)
+    st = k->gemm(g->d, &(ti_gemm_args){.out = q, .x = x8 ? (const void *)x8->q : l->xn, .x_scale = x8 ? x8->scale : NULL, .w = &w->qkv, .bias = w->qkv_bias, .m = n, .ldo = ld,
+                                       .out_dtype = k->act});
+  ti_graph_stamp_end(g);
   if (!st && w->q_norm) {  // Qwen3: each head is normed before RoPE
     for (int r = 0; !st && r < n; r++) {
       void *row = ti_row(g, q, r, ld), *krow = ti_row(g, key, r, ld);
@@ -16,20 +37,22 @@ ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights
       if (!st) st = k->rmsnorm(g->d, &(ti_rmsnorm_args){.out = krow, .x = krow, .weight = w->k_norm, .n_row = nk, .dim = d, .eps = (float)c->rms_eps});
     }
   }
-  ti_rope_args rope = {.x = q, .position = b->position, .inv_freq = g->inv_freq, .n_row = n, .n_head = nq + nk, .head_dim = d, .rope_dim = c->rope.dim,
-                       .ld = ld, .attn_factor = g->attn_factor, .interleaved = c->rope.interleaved};
   ti_graph_progress(g);
-  if (!st) st = k->rope(g->d, &rope);  // q and k stand side by side: one call
-  if (!st)
-    st = k->kv_append(g->d, &(ti_kv_append_args){.layout = &g->layout, .kv = g->kv, .layer = layer, .batch = b, .k = key, .v = value, .ldk = ld, .ldv = ld});
+  ti_graph_stamp(g, "rope and append", layer);
+  if (!st) st = rotate_and_append(g, l, layer, q, key, value, ld);
+  ti_graph_stamp_end(g);
   ti_graph_progress(g);
+  ti_graph_stamp(g, "attention", layer);
   if (!st)
     st = k->attention(g->d, &(ti_attention_args){.out = l->wide2, .q = q, .kv = g->kv, .layout = &g->layout, .batch = b, .layer = layer, .n_head = nq,
                                                  .scale = (float)c->softmax_scale, .ldq = ld});
+  ti_graph_stamp_end(g);
   ti_graph_progress(g);
+  ti_graph_stamp(g, "attention out", layer);
   // The output's bias belongs to the sum over tp once: rank 0 adds it.
   if (!st)
     st = k->gemm(g->d, &(ti_gemm_args){.out = l->t, .x = l->wide2, .w = &w->o, .bias = g->tp->rank == 0 ? w->o_bias : NULL, .m = n, .out_dtype = k->act});
+  ti_graph_stamp_end(g);
   l->pending = true;
   return st;
 }

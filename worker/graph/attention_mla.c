@@ -96,7 +96,9 @@ ti_status ti_graph_attention_mla(ti_graph *g, ti_lane *l, const ti_layer_weights
   const ti_batch *b = &l->batch.batch;
   const int nh = g->w.heads.n_head, n = b->n_row, qd = c->qk_nope + c->qk_rope;
   const int64_t ldq = (int64_t)nh * qd;
-  ti_status st = project_q(g, l, w, n);
+  ti_status st = ti_graph_norm(g, l, w->attn_norm, NULL, NULL);
+  ti_graph_tap(g, "hidden", layer, l->h, n, c->hidden);
+  if (!st) st = project_q(g, l, w, n);
   if (!st)
     st = k->rope(g->d, &(ti_rope_args){.x = l->wide, .position = b->position, .inv_freq = g->inv_freq, .n_row = n, .n_head = nh, .head_dim = qd, .rope_dim = c->qk_rope,
                                        .offset = c->qk_nope, .ld = ldq, .attn_factor = g->attn_factor, .interleaved = c->rope.interleaved});

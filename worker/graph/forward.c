@@ -30,20 +30,50 @@ void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, 
   if (!st) g->cfg->tap(g->cfg->tap_arg, what, layer, g->tap_mem, n_row, dim);
 }
 
+void ti_graph_stamp(ti_graph *g, const char *name, int layer) {
+  if (g->cfg->trace && g->k->span_begin) (void)!g->k->span_begin(g->d, name, layer);
+}
+
+void ti_graph_stamp_end(ti_graph *g) {
+  if (g->cfg->trace && g->k->span_begin) (void)!g->k->span_end(g->d);
+}
+
+void ti_graph_spans_out(ti_graph *g) {
+  if (!g->cfg->trace || !g->k->spans) return;
+  ti_dev_span v[64];
+  for (int n; (n = g->k->spans(g->d, v, 64)) > 0;)
+    for (int i = 0; i < n; i++) ti_trace_span(g->cfg->trace, TI_GRAPH_DEVICE_TRACK, v[i].name, "device", v[i].begin_ns, v[i].end_ns, -1, v[i].layer);
+}
+
+ti_status ti_graph_all_reduce(ti_graph *g, void *x, size_t n) {
+  if (!g->h_sum) return ti_coll_all_reduce(g->tp, x, n, g->k->act);
+  const size_t bytes = n * g->act_bytes;
+  ti_status st = g->k->download(g->d, g->h_sum, x, bytes);
+  if (!st) st = g->k->sync(g->d);
+  if (!st) st = ti_coll_all_reduce(g->tp, g->h_sum, n, g->k->act);
+  return st ? st : g->k->upload(g->d, x, g->h_sum, bytes);
+}
+
 ti_status ti_graph_sum(ti_graph *g, ti_lane *l, int layer) {
   if (g->tp->size == 1) return TI_OK;
   ti_graph_doing(g, "summing over the tensor-parallel ranks");
   const uint64_t t0 = ti_mono_ns();
-  const ti_status st = ti_coll_all_reduce(g->tp, l->t, (size_t)l->batch.batch.n_row * (size_t)g->c->hidden, g->k->act);
+  const ti_status st = ti_graph_all_reduce(g, l->t, (size_t)l->batch.batch.n_row * (size_t)g->c->hidden);
   g->times.reduce_ns += ti_mono_ns() - t0;
   ti_graph_span(g, l, "all-reduce", t0, layer);
   return st;
 }
 
-ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight) {
-  const ti_rmsnorm_args a = {.out = l->xn, .x = l->pending ? l->t : l->h, .residual = l->pending ? l->h : NULL, .weight = weight, .n_row = l->batch.batch.n_row,
-                             .dim = g->c->hidden, .eps = (float)g->c->rms_eps};
+bool ti_graph_takes_codes(const ti_graph *g, const ti_weight *w) {
+  return g->k->fp8_out && g->cfg->dev.act_quant == TI_ACT_FP8 && w->dtype == TI_E4M3 && w->scale;
+}
+
+ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight, const ti_weight *next, const ti_codes **x8) {
+  const bool codes = next && ti_graph_takes_codes(g, next);
+  const ti_rmsnorm_args a = {.out = codes ? NULL : l->xn, .x = l->pending ? l->t : l->h, .residual = l->pending ? l->h : NULL, .weight = weight, .n_row = l->batch.batch.n_row,
+                             .dim = g->c->hidden, .eps = (float)g->c->rms_eps, .q = codes ? l->xn8.q : NULL, .q_scale = codes ? l->xn8.scale : NULL};
   l->pending = false;
+  if (x8) *x8 = codes ? &l->xn8 : NULL;
   return g->k->rmsnorm(g->d, &a);
 }
 
@@ -53,8 +83,10 @@ static ti_status embed(ti_graph *g, ti_lane *l) {
   l->combining = -1;
   if (n == 0) return TI_OK;
   ti_graph_doing(g, "embedding");
+  ti_graph_stamp(g, "embedding", -1);
   ti_status st = g->k->embed(g->d, &(ti_embed_args){.out = l->h, .ids = l->batch.ids, .table = &g->w.embed, .n_row = n, .hidden = g->c->hidden, .first_id = g->w.vocab0, .n_id = g->w.n_vocab});
-  if (!st && g->tp->size > 1) st = ti_coll_all_reduce(g->tp, l->h, (size_t)n * (size_t)g->c->hidden, g->k->act);  // all but one rank give zeros
+  ti_graph_stamp_end(g);
+  if (!st && g->tp->size > 1) st = ti_graph_all_reduce(g, l->h, (size_t)n * (size_t)g->c->hidden);  // all but one rank give zeros
   return st;
 }
 
@@ -65,9 +97,7 @@ static ti_status attention(ti_graph *g, ti_lane *l, const ti_layer_weights *w, i
   g->layer = layer;
   ti_graph_doing(g, "attention");
   const uint64_t t0 = ti_mono_ns();
-  st = ti_graph_norm(g, l, w->attn_norm);
-  ti_graph_tap(g, "hidden", layer, l->h, l->batch.batch.n_row, g->c->hidden);
-  if (!st) st = g->c->attn == TI_ATTN_MLA ? ti_graph_attention_mla(g, l, w, layer) : ti_graph_attention_gqa(g, l, w, layer);
+  st = g->c->attn == TI_ATTN_MLA ? ti_graph_attention_mla(g, l, w, layer) : ti_graph_attention_gqa(g, l, w, layer);
   g->times.attention_ns += ti_mono_ns() - t0;
   ti_graph_span(g, l, "attention", t0, layer);
   return st;
@@ -79,8 +109,11 @@ static ti_status dense_ffn(ti_graph *g, ti_lane *l, const ti_layer_weights *w, i
   ti_status st = ti_graph_sum(g, l, layer);
   const uint64_t t0 = ti_mono_ns();
   ti_graph_doing(g, "ffn");
-  if (!st) st = ti_graph_norm(g, l, w->ffn_norm);
-  if (!st) st = ti_graph_ffn(g, w, l->xn, n, l->wide, l->wide2, l->t);
+  const ti_codes *x8 = NULL;
+  ti_graph_stamp(g, "ffn norm", layer);
+  if (!st) st = ti_graph_norm(g, l, w->ffn_norm, &w->gate_up, &x8);
+  ti_graph_stamp_end(g);
+  if (!st) st = ti_graph_ffn(g, l, w, l->xn, x8, n, l->t);
   l->pending = true;
   g->times.ffn_ns += ti_mono_ns() - t0;
   ti_graph_span(g, l, "ffn", t0, layer);
@@ -108,10 +141,10 @@ static ti_status dense_layer(ti_graph *g, int n_lane, const ti_layer_weights *w,
 
 static ti_status last_norm(ti_graph *g, ti_lane *l, const float *weight) {
   const ti_status st = ti_graph_moe_end(g, l);
-  return st || l->batch.batch.n_row == 0 ? st : ti_graph_norm(g, l, weight);
+  return st || l->batch.batch.n_row == 0 ? st : ti_graph_norm(g, l, weight, NULL, NULL);
 }
 
-ti_status ti_graph_forward(ti_graph *g, int n_lane, ti_error *err) {
+ti_status ti_graph_layers(ti_graph *g, int n_lane) {
   ti_status st = TI_OK;
   g->layer = 0;
   for (int i = 0; !st && i < n_lane; i++) st = embed(g, &g->lane[i]);
@@ -124,13 +157,24 @@ ti_status ti_graph_forward(ti_graph *g, int n_lane, ti_error *err) {
     st = last_norm(g, &g->lane[i], g->w.norm);
     ti_graph_tap(g, "hidden", g->c->n_layer, g->lane[i].xn, g->lane[i].batch.batch.n_row, g->c->hidden);
   }
+  return st;
+}
+
+ti_status ti_graph_forward(ti_graph *g, int n_lane, ti_error *err) {
+  if (g->recorded && n_lane == 1 && g->lane[0].batch.fixed_rows) {
+    const ti_status st = ti_graph_record_run(g, err);
+    if (st != TI_AGAIN) return st;
+  }
+  const ti_status st = ti_graph_layers(g, n_lane);
   return st ? ti_error_set(err, st, "layer %d: %s: %s", g->layer, g->cfg->doing ? atomic_load(g->cfg->doing) : "forward", ti_status_text(st)) : TI_OK;
 }
 
 ti_status ti_graph_head(ti_graph *g, const void *x, int n, float *logits, ti_error *err) {
   const uint64_t t0 = ti_mono_ns();
   ti_graph_doing(g, "logits");
+  ti_graph_stamp(g, "logits", -1);
   const ti_status st = g->k->gemm(g->d, &(ti_gemm_args){.out = logits, .x = x, .w = &g->w.lm_head, .m = n, .out_dtype = TI_F32});
+  ti_graph_stamp_end(g);
   g->times.head_ns += ti_mono_ns() - t0;
   return st ? ti_error_set(err, st, "lm_head: %s", ti_status_text(st)) : TI_OK;
 }

@@ -8,9 +8,14 @@
 //
 // One ti_lane is one micro-batch with its own activations; with two lanes their MoE layers alternate (forward.c). Nothing here allocates.
 // Runs on the step loop's thread. Every failure names layer and piece in *err.
+//
+// On a backend that runs beside the host (ti_kernels.async) nothing here waits for it, but where ranks meet (tp > 1): their collectives are the host's,
+// so what they sum goes down to host memory and up again. Decode batches that are laid out for a bucket are recorded once (record.c) and launched as
+// one from then on.
 #ifndef TI_WORKER_GRAPH_GRAPH_H
 #define TI_WORKER_GRAPH_GRAPH_H
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include "base/trace.h"
 #include "parallel/coll.h"
@@ -21,9 +26,18 @@
 #include "worker/weights.h"
 
 #define TI_GRAPH_RANKS 64          // most tp ranks
+#define TI_GRAPH_DEVICE_TRACK 9    // of the timeline: what the device does
 #define TI_GRAPH_WAIT_US 30000000  // bound of a wait for peers
 
 typedef struct ti_piece_times { uint64_t attention_ns, ffn_ns, expert_ns, reduce_ns, head_ns; } ti_piece_times;
+
+// Rows as E4M3 codes with a scale each 128 numbers, written by the op before where the backend can (ti_kernels.fp8_out).
+typedef struct ti_codes {
+  uint8_t *q;    // [max_row, dim]; NULL: the backend cannot
+  float *scale;  // [max_row rounded up to 4, ceil(dim / 128)], or K block by K block
+} ti_codes;
+
+typedef struct ti_recorded ti_recorded;  // record.c
 
 typedef struct ti_lane {
   int index;           // 0, 1: the exchange's micro
@@ -37,6 +51,7 @@ typedef struct ti_lane {
   int32_t *experts;      // [own rows, n_top]
   float *route_weights;  // [own rows, n_top]
   long own0, own1;     // this tp rank's rows in MoE layers
+  ti_codes xn8, act8;  // of xn [.., hidden]; of silu_mul's output [.., ffn width]
   bool pending;        // t is still to be added to h
   int combining;       // the MoE layer whose combine is in flight, -1: none
 } ti_lane;
@@ -71,10 +86,14 @@ typedef struct ti_graph {
   uint32_t n_load;
   ti_lane lane[2];
   int n_lane, max_row;
+  int n_lane_now;      // of the step at hand
   bool padded;         // the plan's form, for this step
   int64_t step;
   int layer;           // where the forward is, for errors
   ti_piece_times times;
+  int sample_tile;     // rows of logits at once (sample/sampler.h)
+  void *h_sum;         // host [max_row, hidden] act: t on its way between ranks, where device memory is not the host's; else NULL
+  ti_recorded *recorded;  // NULL: nothing is recorded
   void *mtp_in;        // [max_row, 2 * hidden] act, NULL without MTP
   size_t act_bytes;    // of one activation
   uint64_t scratch_bytes;  // of ti_graph_alloc: activations, experts, the sampler
@@ -82,7 +101,9 @@ typedef struct ti_graph {
   void *tap_mem;       // host copy of what is tapped, NULL without a tap
 } ti_graph;
 
+// All but the KV pool, which takes what is left: init_kv is called once the rest of the engine has its memory.
 ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, ti_error *err) TI_MUST_CHECK;
+ti_status ti_graph_init_kv(ti_graph *g, uint64_t *kv_bytes, ti_error *err) TI_MUST_CHECK;
 uint32_t ti_graph_replicas(const ti_graph *g);  // redundant experts on this rank, over all MoE layers
 void ti_graph_fini(ti_graph *g);  // safe on a zeroed struct
 // Device memory that holds neither weights nor KV, counted in scratch_bytes. Set-up only; g->k->free takes it back. NULL: no memory.
@@ -99,7 +120,8 @@ ti_status ti_graph_mtp(ti_graph *g, int n_lane, ti_error *err) TI_MUST_CHECK;
 // ---- pieces: each reads lane.xn, leaves its addition in lane.t (pending) ----
 ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
 ti_status ti_graph_attention_mla(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
-ti_status ti_graph_ffn(ti_graph *g, const ti_layer_weights *w, const void *x, int n_row, void *wide, void *wide2, void *out);
+// x: [n_row, hidden]; x8: the same as codes, or NULL.
+ti_status ti_graph_ffn(ti_graph *g, ti_lane *l, const ti_layer_weights *w, const void *x, const ti_codes *x8, int n_row, void *out);
 // MoE in three parts, so that two lanes can alternate: route the rank's own rows and post their dispatch; wait, run the experts, post the combine
 // (lane.combining); wait and put the layer's output into lane.h (whole again on every tp rank). end does nothing when no combine is in flight.
 ti_status ti_graph_moe_begin(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
@@ -114,8 +136,22 @@ static inline void ti_graph_progress(ti_graph *g) {
 }
 void ti_graph_doing(const ti_graph *g, const char *what);  // what: a static text
 ti_status ti_graph_sum(ti_graph *g, ti_lane *l, int layer);  // t summed over the tp ranks
-ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight);  // h += t when pending; xn = norm(h)
+// h += t when pending; xn = norm(h), as codes (xn8) when `next`, which will be all that reads it, takes them; *x8: the codes, or NULL.
+ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight, const ti_weight *next, const ti_codes **x8);
+// Whether products with w quantise their input, so that it may come as codes.
+bool ti_graph_takes_codes(const ti_graph *g, const ti_weight *w);
+ti_status ti_graph_all_reduce(ti_graph *g, void *x, size_t n);  // over the tp ranks, act
 void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim);  // fp32 or int32: 4 bytes each
+// Begins and ends the device's side of a span (with --trace, where the backend stamps its stream).
+void ti_graph_stamp(ti_graph *g, const char *name, int layer);
+void ti_graph_stamp_end(ti_graph *g);
+void ti_graph_spans_out(ti_graph *g);  // finished ones into the timeline
+// record.c
+ti_status ti_graph_record_init(ti_graph *g, ti_error *err);
+void ti_graph_record_fini(ti_graph *g);
+// The forward of lane 0's fixed batch as one recorded graph; TI_AGAIN: it cannot be recorded, run it plainly.
+ti_status ti_graph_record_run(ti_graph *g, ti_error *err);
+ti_status ti_graph_layers(ti_graph *g, int n_lane);  // embedding to last norm
 void ti_graph_span(ti_graph *g, const ti_lane *l, const char *name, uint64_t t0, int layer);
 
 #endif

@@ -16,18 +16,39 @@ void *ti_graph_alloc(ti_graph *g, size_t bytes) {
   return p;
 }
 
-static ti_status init_kv(ti_graph *g, ti_error *err) {
+// What the pool may take of the device: its share of all memory, less what is in use.
+static ti_status share_left(ti_graph *g, uint64_t *bytes, ti_error *err) {
+  size_t free_bytes, total;
+  if (!g->k->memory) return ti_error_set(err, TI_ERR_ARG, "--kv-cache-memory: the %s backend cannot tell what is free, so a size is needed", g->k->name);
+  const ti_status st = g->k->memory(g->d, &free_bytes, &total);
+  if (st) return ti_error_set(err, st, "asking the device for its free memory: %s", ti_status_text(st));
+  const double share = g->cfg->memory_share > 0 ? g->cfg->memory_share : 0.9;
+  const uint64_t most = (uint64_t)(share * (double)total), used = total - free_bytes;
+  *bytes = most > used ? most - used : 0;
+  const uint64_t page = g->layout.page_bytes, whole = ((uint64_t)g->cfg->max_model_len + g->cfg->page_tokens - 1) / g->cfg->page_tokens + 1;
+  if (*bytes >= whole * page) return TI_OK;
+  const uint64_t fits = *bytes / page > 1 ? (*bytes / page - 1) * g->cfg->page_tokens : 0;
+  return ti_error_set(err, TI_ERR_NOMEM,
+                      "KV cache: %lu MiB are left of %.2f of the device's %lu MiB (--gpu-memory-utilization; %lu MiB are in use), and one sequence of --max-model-len %u takes %lu MiB; "
+                      "%lu tokens would fit",
+                      (unsigned long)(*bytes >> 20), share, (unsigned long)(total >> 20), (unsigned long)(used >> 20), g->cfg->max_model_len, (unsigned long)(whole * page >> 20), (unsigned long)fits);
+}
+
+ti_status ti_graph_init_kv(ti_graph *g, uint64_t *kv_bytes, ti_error *err) {
   const ti_config *c = g->c;
   const bool mla = c->attn == TI_ATTN_MLA;
   g->layout = (ti_kv_layout){.kind = mla ? TI_KV_MLA : TI_KV_GQA, .dtype = g->cfg->kv_dtype, .page_tokens = (int)g->cfg->page_tokens, .n_kv_head = g->w.heads.n_kv, .head_dim = c->head_dim,
                              .latent = c->kv_lora, .rope = c->qk_rope, .n_layer = c->n_layer + (g->cfg->mtp && c->n_mtp ? 1 : 0)};
-  const ti_status st = ti_kv_layout_init(&g->layout, err);
+  uint64_t bytes = g->cfg->kv_bytes;
+  ti_status st = ti_kv_layout_init(&g->layout, err);
+  if (!st && !bytes) st = share_left(g, &bytes, err);
   if (st) return st;
-  if (g->cfg->kv_bytes < g->layout.page_bytes)
-    return ti_error_set(err, TI_ERR_NOMEM, "--kv-cache-memory %lu bytes hold no page of %zu bytes (%d tokens); give at least one sequence's worth", (unsigned long)g->cfg->kv_bytes,
+  if (bytes < g->layout.page_bytes)
+    return ti_error_set(err, TI_ERR_NOMEM, "--kv-cache-memory %lu bytes hold no page of %zu bytes (%d tokens); give at least one sequence's worth", (unsigned long)bytes,
                         g->layout.page_bytes, g->layout.page_tokens);
-  g->kv = g->k->alloc(g->d, g->cfg->kv_bytes / g->layout.page_bytes * g->layout.page_bytes);
-  return g->kv ? TI_OK : ti_error_set(err, TI_ERR_NOMEM, "the device has no %lu bytes for the KV cache; lower --kv-cache-memory", (unsigned long)g->cfg->kv_bytes);
+  *kv_bytes = bytes / g->layout.page_bytes * g->layout.page_bytes;
+  g->kv = g->k->alloc(g->d, *kv_bytes);
+  return g->kv ? TI_OK : ti_error_set(err, TI_ERR_NOMEM, "the device has no %lu bytes for the KV cache; lower --kv-cache-memory", (unsigned long)bytes);
 }
 
 static ti_status init_rope(ti_graph *g, ti_error *err) {
@@ -73,7 +94,14 @@ static ti_status init_lane(ti_graph *g, ti_lane *l, int index, ti_error *err) {
     l->expert_out = ti_graph_alloc(g, (size_t)g->expert_capacity * (size_t)hid * b);
     ok = ok && l->router_logits && l->experts && l->route_weights && l->expert_out;
   }
-  const int stride = (int)(g->cfg->max_model_len + g->cfg->page_tokens - 1) / (int)g->cfg->page_tokens + 8;
+  if (g->k->fp8_out && g->cfg->dev.act_quant == TI_ACT_FP8) {
+    const size_t up = (rows + 3) & ~(size_t)3;
+    l->xn8 = (ti_codes){ti_graph_alloc(g, rows * (size_t)hid), ti_graph_alloc(g, up * (size_t)((hid + 127) / 128) * sizeof(float))};
+    ok = ok && l->xn8.q && l->xn8.scale;
+    if (ffn) l->act8 = (ti_codes){ti_graph_alloc(g, rows * (size_t)ffn), ti_graph_alloc(g, up * (size_t)((ffn + 127) / 128) * sizeof(float))};
+    ok = ok && (!ffn || (l->act8.q && l->act8.scale));
+  }
+  const int page = (int)g->cfg->page_tokens, stride = ti_bucket_kv((int)g->cfg->max_model_len) / page + 8;  // of a fixed batch; drafts may reach over the end
   if (ok && !ti_step_batch_init(&l->batch, g->k, g->d, g->max_row, (int)g->cfg->max_num_seqs, stride)) return TI_OK;
   return ti_error_set(err, TI_ERR_NOMEM, "no memory for activations of %d rows; lower --max-num-batched-tokens", g->max_row);
 }
@@ -142,9 +170,22 @@ static ti_status init_experts(ti_graph *g, ti_error *err) {
 
 // The largest things that the tp group moves: all rows of a step, a tile of logits. Collective.
 static ti_status reserve_tp(ti_graph *g, ti_error *err) {
-  const size_t rows = (size_t)g->max_row * (size_t)g->c->hidden * g->act_bytes, logits = (size_t)TI_SAMPLE_TILE * (size_t)g->c->vocab * sizeof(float);
+  const size_t rows = (size_t)g->max_row * (size_t)g->c->hidden * g->act_bytes, logits = (size_t)g->sample_tile * (size_t)g->c->vocab * sizeof(float);
   const ti_status st = g->tp->ops->reserve(g->tp, rows > logits ? rows : logits, 1);
   return st ? ti_error_set(err, st, "no memory for the tensor-parallel ranks' sums of %d rows; lower --max-num-batched-tokens", g->max_row) : TI_OK;
+}
+
+// Rows of logits at once. Where ops run while they are called, as many as stay in a cache; on a device that runs beside the host a step's decode rows
+// in one go, while two tiles of logits take no more than a thirty-second part of its memory.
+static int sample_tile(const ti_graph *g) {
+  enum { LEAST = 64, MOST = 512 };
+  const int seqs = (int)g->cfg->max_num_seqs;
+  if (!g->k->async || seqs <= LEAST) return LEAST;
+  int tile = seqs < MOST ? seqs : MOST;
+  size_t free_bytes, total;
+  if (g->k->memory && !g->k->memory(g->d, &free_bytes, &total))
+    while (tile > LEAST && (size_t)tile * (size_t)g->c->vocab * 8 > total / 32) tile /= 2;
+  return tile < LEAST ? LEAST : tile;
 }
 
 ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, ti_error *err) {
@@ -152,11 +193,14 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   const ti_kernels *k = cfg->kernels;
   *g = (ti_graph){.cfg = cfg, .c = c, .k = k, .d = dev, .tp = cfg->tp, .max_row = (int)cfg->max_num_batched_tokens, .act_bytes = k->act == TI_F32 ? 4 : 2};
   g->n_lane = cfg->overlap && c->moe.n_expert ? 2 : 1;
+  g->sample_tile = sample_tile(g);
   ti_status st = TI_OK;
+  if (k->async && c->moe.n_expert)
+    return ti_error_set(err, TI_ERR_UNSUPPORTED, "the %s backend runs dense models so far, and this one has %d experts a layer; use --device cpu", k->name, c->moe.n_expert);
   if (cfg->tp->size > TI_GRAPH_RANKS) return ti_error_set(err, TI_ERR_ARG, "--tensor-parallel-size %d: at most %d", cfg->tp->size, TI_GRAPH_RANKS);
   st = reserve_tp(g, err);
   if (!st && c->moe.n_expert) st = init_placement(g, err);
-  const ti_weights_options weights = {.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp, .expanded = wants_expanded(g), .allow_nan = cfg->allow_nan};
+  const ti_weights_options weights = {.model = c, .ckpt = cfg->ckpt, .kernels = k, .dev = dev, .mesh = cfg->mesh, .worker = cfg->worker, .placement = g->placement, .mtp = cfg->mtp, .to_fp8 = cfg->quantize_fp8, .expanded = wants_expanded(g), .allow_nan = cfg->allow_nan};
   if (!st) st = ti_weights_load(&weights, &g->w, err);
   ti_dev_options loader = cfg->dev;
   loader.threads = 1;
@@ -167,15 +211,16 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   const long most = max3(g->expert_capacity, g->max_row, wants_expanded(g) ? TI_MLA_TILE : 0);
   if (!st) st = k->reserve(dev, (int)most, max3(widest, 2L * c->hidden, c->kv_lora), c->head_dim, c->vocab);
   // the largest operation among the group's ranks: a batch's rows, or a tile of logits
-  const size_t rows_bytes = (size_t)g->max_row * (size_t)c->hidden * g->act_bytes, logit_bytes = (size_t)TI_SAMPLE_TILE * (size_t)c->vocab * sizeof(float);
+  const size_t rows_bytes = (size_t)g->max_row * (size_t)c->hidden * g->act_bytes, logit_bytes = (size_t)g->sample_tile * (size_t)c->vocab * sizeof(float);
   if (!st) st = cfg->tp->ops->reserve(cfg->tp, rows_bytes > logit_bytes ? rows_bytes : logit_bytes, 1);
-  if (!st) st = init_kv(g, err);
   if (!st) st = init_rope(g, err);
   if (!st) st = init_expanded(g, err);
   for (int i = 0; !st && i < g->n_lane; i++) st = init_lane(g, &g->lane[i], i, err);
   if (!st && g->w.mtp && !(g->mtp_in = ti_graph_alloc(g, (size_t)g->max_row * 2 * (size_t)c->hidden * g->act_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the MTP layer's input");
   if (!st && cfg->tap && !(g->tap_mem = malloc((size_t)g->max_row * (size_t)(c->vocab > c->hidden ? c->vocab : c->hidden) * 4)))
     st = ti_error_set(err, TI_ERR_NOMEM, "no memory for taps");
+  if (!st && cfg->tp->size > 1 && k->async && !(g->h_sum = k->alloc_host(dev, rows_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the tensor-parallel ranks' sums");
+  if (!st) st = ti_graph_record_init(g, err);
   if (st) {
     if (err && !err->code) ti_error_set(err, st, "setting up the model: %s", ti_status_text(st));
     ti_graph_fini(g);
@@ -184,7 +229,7 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
 }
 
 static void fini_lane(ti_graph *g, ti_lane *l) {
-  void *p[] = {l->h, l->xn, l->t, l->wide, l->wide2, l->q_lat, l->o_lat, l->router_logits, l->experts, l->route_weights, l->expert_out};
+  void *p[] = {l->h, l->xn, l->t, l->wide, l->wide2, l->q_lat, l->o_lat, l->router_logits, l->experts, l->route_weights, l->expert_out, l->xn8.q, l->xn8.scale, l->act8.q, l->act8.scale};
   for (size_t i = 0; i < sizeof p / sizeof *p; i++)
     if (p[i]) g->k->free(g->d, p[i]);
   ti_step_batch_fini(&l->batch, g->k, g->d);
@@ -192,6 +237,7 @@ static void fini_lane(ti_graph *g, ti_lane *l) {
 
 void ti_graph_fini(ti_graph *g) {
   if (!g->k) return;
+  ti_graph_record_fini(g);
   for (int i = 0; i < 2; i++) fini_lane(g, &g->lane[i]);
   void *p[] = {g->kv, g->inv_freq, g->expert_gate_up, g->expert_act, g->mtp_in, g->mla.latent, g->mla.k_rope, g->mla.kv, g->mla.acc, g->mla.state, g->mla.kv_len};
   for (size_t i = 0; i < sizeof p / sizeof *p; i++)
@@ -202,6 +248,7 @@ void ti_graph_fini(ti_graph *g) {
   free(g->placement);
   ti_weights_fini(&g->w);
   free(g->mla.h_kv_len);
+  if (g->h_sum) g->k->free_host(g->d, g->h_sum);
   free(g->tap_mem);
   free(g->load);
   *g = (ti_graph){0};

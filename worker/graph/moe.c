@@ -67,10 +67,10 @@ ti_status ti_graph_moe_begin(ti_graph *g, ti_lane *l, const ti_layer_weights *w,
   // The shared expert runs while tokens travel; its output waits in t (own rows).
   if (!st && w->gate_up.n) {
     const uint64_t t1 = ti_mono_ns();
-    if (n) st = ti_graph_ffn(g, w, x, n, l->wide, l->wide2, l->t);
+    if (n) st = ti_graph_ffn(g, l, w, x, NULL, n, l->t);
     ti_graph_span(g, l, "shared expert", t1, layer);
   } else if (!st && n) {
-    memset(l->t, 0, (size_t)n * (size_t)hid * g->act_bytes);
+    st = k->zero(g->d, l->t, (size_t)n * (size_t)hid * g->act_bytes);
   }
   return st;
 }
@@ -121,8 +121,8 @@ ti_status ti_graph_moe_end(ti_graph *g, ti_lane *l) {
   const uint64_t t1 = ti_mono_ns();
   size_t counts[TI_GRAPH_RANKS];
   own_counts(g, l, counts);
-  if (n) memcpy(l->t, h, (size_t)n * (size_t)hid * g->act_bytes);  // send and recv must not overlap
-  st = ti_coll_all_gather(g->tp, l->t, l->h, counts, g->k->act);
+  if (n) st = g->k->copy(g->d, l->t, h, (size_t)n * (size_t)hid * g->act_bytes);  // send and recv must not overlap
+  if (!st) st = ti_coll_all_gather(g->tp, l->t, l->h, counts, g->k->act);
   g->times.reduce_ns += ti_mono_ns() - t1;
   return st;
 }

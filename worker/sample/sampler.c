@@ -8,200 +8,333 @@ bool ti_sampling_needs_gather(const ti_sampling *p) {
   return p->n_logprob >= 0 || p->n_prompt_logprob >= 0 || (p->temperature > 0 && (p->top_k > 0 || p->top_p < 1 || p->min_p > 0));
 }
 
-ti_status ti_sampler_init(ti_sampler *s, ti_graph *g, ti_slots *slots, ti_error *err) {
-  *s = (ti_sampler){.g = g, .slots = slots};
-  const size_t tile = TI_SAMPLE_TILE, vocab = (size_t)g->c->vocab, bias = tile * TI_SAMPLE_BIAS, top = tile * TI_TOP_LOGPROBS;
-  struct { void *p; size_t n; } dev[] = {
-      {&s->x, tile * (size_t)g->c->hidden * g->act_bytes}, {&s->raw, tile * vocab * 4}, {&s->work, tile * vocab * 4}, {&s->shard, g->tp->size > 1 ? tile * vocab * 4 : 0},
-      {&s->index, tile * 4}, {&s->params, tile * sizeof *s->params}, {&s->bias_id, bias * 4}, {&s->bias_value, bias * 4}, {&s->id, tile * 4}, {&s->rank, tile * 4},
-      {&s->target, tile * 4}, {&s->top_id, top * 4}, {&s->value, tile * 4}, {&s->logprob, tile * 4}, {&s->top_logprob, top * 4}};
+static size_t image_bytes(int tile) { return (size_t)tile * (sizeof(ti_sample_params) + 3 * sizeof(int32_t) + TI_SAMPLE_BIAS * 8); }
+
+ti_status ti_sampler_init(ti_sampler *s, ti_graph *g, const ti_slots *slots, const ti_counts *counts, ti_error *err) {
+  *s = (ti_sampler){.g = g, .slots = slots, .counts = counts, .tile = g->sample_tile};
+  const size_t tile = (size_t)s->tile, vocab = (size_t)g->c->vocab;
+  struct {
+    void *p;
+    size_t n;
+  } dev[] = {{&s->x, tile * (size_t)g->c->hidden * g->act_bytes},
+             {&s->raw, tile * vocab * 4},
+             {&s->work, tile * vocab * 4},
+             {&s->shard, g->tp->size > 1 ? tile * vocab * 4 : 0},
+             {&s->image, image_bytes(s->tile)},
+             {&s->row, tile * 4},
+             {&s->pick, tile * 8},
+             {&s->prob, tile * 8},
+             {&s->top, tile * 8 * TI_TOP_LOGPROBS}};
   for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) {
     if (!dev[i].n) continue;
     void *m = ti_graph_alloc(g, dev[i].n);
     memcpy(dev[i].p, &m, sizeof m);
     if (!m) goto err_memory;
   }
-  struct { void *p; size_t n; } host[] = {{&s->h_params, tile * sizeof *s->h_params}, {&s->h_bias_id, bias * 4}, {&s->h_bias_value, bias * 4}, {&s->h_id, tile * 4}, {&s->h_rank, tile * 4},
-                                          {&s->h_top_id, top * 4}, {&s->h_value, tile * 4}, {&s->h_logprob, tile * 4}, {&s->h_top_logprob, top * 4},
-                                          {&s->pair, 2 * tile * 4 * (size_t)(g->tp->size + 1)}};
-  size_t all = 0;
-  for (size_t i = 0; i < sizeof host / sizeof *host; i++) all += (host[i].n + 63) & ~(size_t)63;
-  s->host = calloc(1, all);
-  if (!s->host) goto err_memory;
-  char *at = s->host;
-  for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
-    memcpy(host[i].p, &at, sizeof at);
-    at += (host[i].n + 63) & ~(size_t)63;
+  s->h_image = g->k->alloc_host(g->d, image_bytes(s->tile));
+  if (g->tp->size > 1 && g->k->async && !(s->h_shard = g->k->alloc_host(g->d, 2 * tile * vocab * 4))) goto err_memory;
+  s->pair = calloc(2 * tile * (size_t)(g->tp->size + 1), sizeof *s->pair);
+  if (!s->h_image || !s->pair) goto err_memory;
+  int32_t *row = s->h_image;
+  for (int32_t i = 0; i < s->tile; i++) row[i] = i;
+  const ti_status st = g->k->upload(g->d, s->row, row, tile * sizeof *row);
+  if (st) {
+    ti_sampler_fini(s);
+    return ti_error_set(err, st, "sampler: uploading row numbers: %s", ti_status_text(st));
   }
   return TI_OK;
 err_memory:
   ti_sampler_fini(s);
-  return ti_error_set(err, TI_ERR_NOMEM, "no memory for logits of %d rows of %d", TI_SAMPLE_TILE, g->c->vocab);
+  return ti_error_set(err, TI_ERR_NOMEM, "no memory for logits of %zu rows of %d", tile, g->c->vocab);
 }
 
 void ti_sampler_fini(ti_sampler *s) {
   if (!s->g) return;
-  void *p[] = {s->x, s->raw, s->work, s->shard, s->index, s->params, s->bias_id, s->bias_value, s->id, s->rank, s->target, s->top_id, s->value, s->logprob, s->top_logprob};
+  void *p[] = {s->x, s->raw, s->work, s->shard, s->image, s->row, s->pick, s->prob, s->top};
   for (size_t i = 0; i < sizeof p / sizeof *p; i++)
     if (p[i]) s->g->k->free(s->g->d, p[i]);
-  free(s->host);
+  if (s->h_image) s->g->k->free_host(s->g->d, s->h_image);
+  if (s->h_shard) s->g->k->free_host(s->g->d, s->h_shard);
+  free(s->pair);
   *s = (ti_sampler){0};
 }
 
-typedef struct tile {  // what the rows of a tile want
-  int n;
-  bool draw, process, logprob, top, gathered;
+ti_status ti_sample_out_init(ti_sample_out *o, const ti_kernels *k, ti_dev *d, int max_job) {
+  *o = (ti_sample_out){.max_job = max_job};
+  o->pick = k->alloc_host(d, 2 * (size_t)max_job * sizeof *o->pick);
+  o->prob = k->alloc_host(d, 2 * (size_t)max_job * sizeof *o->prob);
+  o->top = k->alloc_host(d, 2 * (size_t)max_job * TI_TOP_LOGPROBS * sizeof *o->top);
+  if (o->pick && o->prob && o->top) return TI_OK;
+  ti_sample_out_fini(o, k, d);
+  return TI_ERR_NOMEM;
+}
+
+void ti_sample_out_fini(ti_sample_out *o, const ti_kernels *k, ti_dev *d) {
+  if (o->pick) k->free_host(d, o->pick);
+  if (o->prob) k->free_host(d, o->prob);
+  if (o->top) k->free_host(d, o->top);
+  *o = (ti_sample_out){0};
+}
+
+typedef struct tile {  // what the rows of a tile want, and where the image's parts lie
+  int n, n_bias;
+  bool draw, process, logprob, top, gathered, sharded;
+  size_t index, slot, target, bias_id, bias_value, bytes;  // offsets
 } tile;
 
-// Parameters and bias entries of each row: the request's logit_bias, then eos and stop ids at -inf while min_tokens is not reached.
-static void fill_params(ti_sampler *s, const ti_sample_job *job, tile *t) {
+static void *at(const ti_sampler *s, size_t offset) { return (char *)s->image + offset; }
+
+// Whether eos and stop ids are held back: min_tokens is not reached.
+static bool suppressed(const ti_slot *t, const ti_sample_job *j) { return j->target < 0 && j->position - t->n_prompt < t->min_tokens; }
+
+// The bias entries of each row: the request's logit_bias, then eos and stop ids at -inf while min_tokens is not reached.
+static void fill_bias(ti_sampler *s, const ti_sample_job *job, tile *t) {
   const ti_config *c = s->g->c;
-  int at = 0;
+  ti_sample_params *params = s->h_image;
+  int32_t *id = (int32_t *)(void *)((char *)s->h_image + t->bias_id);
+  float *value = (float *)(void *)((char *)s->h_image + t->bias_value);
+  int k = 0;
   for (int i = 0; i < t->n; i++) {
     const ti_slot *slot = &s->slots->slot[job[i].slot];
-    const ti_sampling *p = &slot->sampling;
-    const int bias0 = at;
-    memcpy(s->h_bias_id + at, slot->bias_id, slot->n_bias * sizeof(int32_t));
-    memcpy(s->h_bias_value + at, slot->bias_value, slot->n_bias * sizeof(float));
-    at += (int)slot->n_bias;
-    const bool suppress = ti_slot_generated(slot) < slot->min_tokens;
-    for (int e = 0; suppress && e < c->n_eos; e++) s->h_bias_id[at] = c->eos[e], s->h_bias_value[at++] = -INFINITY;
-    for (uint32_t e = 0; suppress && e < slot->n_stop; e++) s->h_bias_id[at] = (int32_t)slot->stop[e], s->h_bias_value[at++] = -INFINITY;
-    s->h_params[i] = (ti_sample_params){.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k, .repetition = p->repetition, .frequency = p->frequency,
-                                        .presence = p->presence, .seed = p->seed, .choice = p->choice, .position = job[i].position, .slot = (int32_t)job[i].slot, .bias0 = bias0,
-                                        .n_bias = at - bias0, .n_logprob = job[i].n_logprob, .suppress_eos = 1};
-    t->draw |= job[i].target < 0;
-    t->process |= job[i].target < 0 && (slot->penalised || at > bias0);
-    t->logprob |= job[i].n_logprob >= 0;
-    t->top |= job[i].n_logprob > 0;
+    const bool suppress = suppressed(slot, &job[i]);
+    params[i].bias0 = k;
+    memcpy(id + k, slot->bias_id, slot->n_bias * sizeof *id);
+    memcpy(value + k, slot->bias_value, slot->n_bias * sizeof *value);
+    k += (int)slot->n_bias;
+    for (int e = 0; suppress && e < c->n_eos; e++) id[k] = c->eos[e], value[k++] = -INFINITY;
+    for (uint32_t e = 0; suppress && e < slot->n_stop; e++) id[k] = (int32_t)slot->stop[e], value[k++] = -INFINITY;
+    params[i].n_bias = k - params[i].bias0;
   }
 }
 
-// shards [rank][n][n_vocab of rank] -> raw [n, vocab].
+static void fill_image(ti_sampler *s, const ti_sample_job *job, tile *t) {
+  ti_sample_params *params = s->h_image;
+  int32_t *index = (int32_t *)(params + t->n), *slots = index + t->n, *target = slots + t->n;
+  for (int i = 0; i < t->n; i++) {
+    const ti_slot *slot = &s->slots->slot[job[i].slot];
+    const ti_sampling *p = &slot->sampling;
+    const bool draws = job[i].target < 0, suppress = suppressed(slot, &job[i]);
+    const int bias = (int)slot->n_bias + (suppress ? s->g->c->n_eos + (int)slot->n_stop : 0);
+    index[i] = job[i].row;
+    slots[i] = draws ? (int32_t)job[i].slot : -1;
+    target[i] = job[i].target;
+    params[i] = (ti_sample_params){.temperature = p->temperature,
+                                   .top_p = p->top_p,
+                                   .min_p = p->min_p,
+                                   .top_k = p->top_k,
+                                   .repetition = p->repetition,
+                                   .frequency = p->frequency,
+                                   .presence = p->presence,
+                                   .seed = p->seed,
+                                   .choice = p->choice,
+                                   .position = job[i].position,
+                                   .slot = (int32_t)job[i].slot,
+                                   .n_logprob = job[i].n_logprob,
+                                   .suppress_eos = 1};
+    t->n_bias += bias;
+    t->draw |= draws;
+    t->process |= draws && (slot->penalised || bias > 0);
+    t->logprob |= job[i].n_logprob >= 0;
+    t->top |= job[i].n_logprob > 0;
+  }
+  const size_t n = (size_t)t->n * sizeof(int32_t);
+  t->index = (size_t)t->n * sizeof *params;
+  t->slot = t->index + n;
+  t->target = t->slot + n;
+  t->bias_id = t->target + n;
+  t->bias_value = t->bias_id + (size_t)t->n_bias * sizeof(int32_t);
+  t->bytes = t->process ? t->bias_value + (size_t)t->n_bias * sizeof(float) : t->bias_id;
+  if (t->process) fill_bias(s, job, t);
+}
+
+// shards [rank][n][n_vocab of rank] -> raw [n, vocab]. Through host memory: the collectives' is the host's.
 static ti_status gather_logits(ti_sampler *s, int n) {
   ti_graph *g = s->g;
+  const ti_kernels *k = g->k;
+  const size_t vocab = (size_t)g->c->vocab, own = (size_t)n * (size_t)g->w.n_vocab;
   size_t counts[TI_GRAPH_RANKS];
   long v0, v1;
   for (int r = 0; r < g->tp->size; r++) {
     ti_split(g->c->vocab, g->tp->size, r, &v0, &v1);
     counts[r] = (size_t)n * (size_t)(v1 - v0);
   }
-  const ti_status st = ti_coll_all_gather(g->tp, s->raw, s->shard, counts, TI_F32);
-  const float *from = s->shard;
+  float *send = s->raw, *recv = s->shard, *whole = s->raw;
+  ti_status st = TI_OK;
+  if (k->async) {  // [.. vocab a row: what comes] [.. what is sent, then the rows put together]
+    recv = s->h_shard;
+    send = whole = s->h_shard + (size_t)s->tile * vocab;
+    st = k->download(g->d, send, s->raw, own * sizeof *send);
+    if (!st) st = k->sync(g->d);
+  }
+  if (!st) st = ti_coll_all_gather(g->tp, send, recv, counts, TI_F32);
+  const float *from = recv;
   for (int r = 0; !st && r < g->tp->size; r++) {
     ti_split(g->c->vocab, g->tp->size, r, &v0, &v1);
-    for (int i = 0; i < n; i++, from += v1 - v0) memcpy(s->raw + (size_t)i * (size_t)g->c->vocab + v0, from, (size_t)(v1 - v0) * sizeof *from);
+    for (int i = 0; i < n; i++, from += v1 - v0) memcpy(whole + (size_t)i * vocab + v0, from, (size_t)(v1 - v0) * sizeof *from);
   }
-  return st;
+  return st || !k->async ? st : k->upload(g->d, s->raw, whole, (size_t)n * vocab * sizeof *whole);
 }
 
-// The argmax over ranks of each row's (value, id): equal values go to the lower id, as in the op.
-static ti_status argmax_over_ranks(ti_sampler *s, int n) {
+// The argmax over ranks of each row's (value, id): equal values go to the lower id, as in the op. pick: n ids, n values.
+static ti_status argmax_over_ranks(ti_sampler *s, int n, int32_t *pick) {
   ti_graph *g = s->g;
   const int size = g->tp->size;
   size_t counts[TI_GRAPH_RANKS];
-  float *mine = s->pair + (size_t)size * 2 * TI_SAMPLE_TILE;
+  float *mine = s->pair + 2 * (size_t)size * (size_t)s->tile;
   for (int r = 0; r < size; r++) counts[r] = 2 * (size_t)n;
   for (int i = 0; i < n; i++) {
-    mine[2 * i] = s->h_value[i];
-    memcpy(&mine[2 * i + 1], &s->h_id[i], 4);
+    memcpy(&mine[2 * i], &pick[n + i], 4);
+    memcpy(&mine[2 * i + 1], &pick[i], 4);
   }
   const ti_status st = ti_coll_all_gather(g->tp, mine, s->pair, counts, TI_F32);
   for (int i = 0; !st && i < n; i++) {
-    float best = -INFINITY;
-    s->h_value[i] = best;
+    float best = 0;
     for (int r = 0; r < size; r++) {
       const float *p = s->pair + ((size_t)r * (size_t)n + (size_t)i) * 2;
-      if (r == 0 || p[0] > best) {  // ranks hold ascending ids
-        s->h_value[i] = best = p[0];
-        memcpy(&s->h_id[i], &p[1], 4);
-      }
+      if (r > 0 && !(p[0] > best)) continue;  // ranks hold ascending ids
+      best = p[0];
+      memcpy(&pick[i], &p[1], 4);
+      memcpy(&pick[n + i], &p[0], 4);
     }
   }
   return st;
 }
 
-static ti_status draw(ti_sampler *s, ti_sample_job *job, const tile *t) {
+static ti_status penalise(ti_sampler *s, const tile *t, float *logits, int n_id, int first) {
+  ti_graph *g = s->g;
+  const ti_counts *c = s->counts;
+  return g->k->penalties(g->d, &(ti_penalty_args){.logits = logits,
+                                                  .params = s->image,
+                                                  .out_count = c->out_count,
+                                                  .in_prompt = c->in_prompt,
+                                                  .bias_id = at(s, t->bias_id),
+                                                  .bias_value = at(s, t->bias_value),
+                                                  .n_row = t->n,
+                                                  .n_id = n_id,
+                                                  .first_id = first,
+                                                  .vocab = g->c->vocab});
+}
+
+// pick: where the ids and values go on the host.
+static ti_status draw(ti_sampler *s, const tile *t, int32_t *pick) {
   ti_graph *g = s->g;
   const ti_kernels *k = g->k;
-  const bool sharded = g->tp->size > 1 && !t->gathered;
-  const int n_id = sharded ? g->w.n_vocab : g->c->vocab, first = sharded ? g->w.vocab0 : 0;
+  const int n_id = t->sharded ? g->w.n_vocab : g->c->vocab, first = t->sharded ? g->w.vocab0 : 0;
+  const size_t bytes = 2 * (size_t)t->n * sizeof *pick;
   float *logits = s->raw;
-  ti_status st = k->upload(g->d, s->params, s->h_params, (size_t)t->n * sizeof *s->params);
-  if (!st && t->process) {
-    const int n_bias = s->h_params[t->n - 1].bias0 + s->h_params[t->n - 1].n_bias;
-    if (n_bias) st = k->upload(g->d, s->bias_id, s->h_bias_id, (size_t)n_bias * 4);
-    if (!st && n_bias) st = k->upload(g->d, s->bias_value, s->h_bias_value, (size_t)n_bias * 4);
+  ti_status st = TI_OK;
+  if (t->process) {
     if (t->logprob) {  // logprobs are of raw logits
-      memcpy(s->work, s->raw, (size_t)t->n * (size_t)n_id * sizeof *s->raw);
+      st = k->copy(g->d, s->work, s->raw, (size_t)t->n * (size_t)n_id * sizeof *s->raw);
       logits = s->work;
     }
-    if (!st)
-      st = k->penalties(g->d, &(ti_penalty_args){.logits = logits, .params = s->params, .out_count = s->slots->out_count, .in_prompt = s->slots->in_prompt, .bias_id = s->bias_id,
-                                                 .bias_value = s->bias_value, .n_row = t->n, .n_id = n_id, .first_id = first, .vocab = g->c->vocab});
+    if (!st) st = penalise(s, t, logits, n_id, first);
   }
-  if (!st) st = k->sample(g->d, &(ti_sample_args){.logits = logits, .params = s->params, .id = s->id, .value = s->value, .n_row = t->n, .n_id = n_id, .first_id = first});
-  if (!st) st = k->download(g->d, s->h_id, s->id, (size_t)t->n * 4);
-  if (!st) st = k->download(g->d, s->h_value, s->value, (size_t)t->n * 4);
-  if (!st) st = k->sync(g->d);
-  if (!st && sharded) st = argmax_over_ranks(s, t->n);
-  for (int i = 0; i < t->n; i++) {
-    job[i].lost = job[i].target < 0 && !(s->h_value[i] > -INFINITY);
-    if (job[i].target >= 0) s->h_id[i] = job[i].target;
+  if (!st)
+    st = k->sample(g->d, &(ti_sample_args){.logits = logits,
+                                           .params = s->image,
+                                           .id = s->pick,
+                                           .value = (float *)(void *)(s->pick + t->n),
+                                           .n_row = t->n,
+                                           .n_id = n_id,
+                                           .first_id = first});
+  if (!st) st = k->download(g->d, pick, s->pick, bytes);
+  if (!st && t->sharded) {
+    st = k->sync(g->d);
+    if (!st) st = argmax_over_ranks(s, t->n, pick);
+    if (!st) st = k->upload(g->d, s->pick, pick, bytes);
   }
+  const ti_counts *c = s->counts;
+  if (!st && (k->async || c->n_counted))
+    st = k->tokens(g->d, &(ti_token_args){.id = s->pick,
+                                          .slot = at(s, t->slot),
+                                          .last = c->last,
+                                          .out_count = c->out_count,
+                                          .counted = c->n_counted ? c->counted : NULL,
+                                          .n = t->n,
+                                          .vocab = g->c->vocab});
+  return st;
+}
+
+static ti_status logprobs(ti_sampler *s, const tile *t, int first, ti_sample_out *out) {
+  ti_graph *g = s->g;
+  const ti_kernels *k = g->k;
+  const size_t n = (size_t)t->n, base = 2 * (size_t)first;
+  int32_t *target = at(s, t->target);
+  ti_status st = TI_OK;
+  if (t->draw) st = k->feed(g->d, &(ti_feed_args){.ids = target, .slot = s->row, .last = s->pick, .n = t->n});
+  if (!st)
+    st = k->logprobs(g->d, &(ti_logprob_args){.logits = s->raw,
+                                              .target = target,
+                                              .logprob = (float *)(void *)s->prob,
+                                              .rank = s->prob + n,
+                                              .top_id = t->top ? s->top : NULL,
+                                              .top_logprob = (float *)(void *)(s->top + n * TI_TOP_LOGPROBS),
+                                              .n_row = t->n,
+                                              .vocab = g->c->vocab});
+  if (!st) st = k->download(g->d, out->prob + base, s->prob, 2 * n * sizeof *s->prob);
+  if (!st && t->top) st = k->download(g->d, out->top + base * TI_TOP_LOGPROBS, s->top, 2 * n * TI_TOP_LOGPROBS * sizeof *s->top);
+  return st;
+}
+
+static ti_status run_tile(ti_sampler *s, const void *x, ti_sample_job *job, int first, int n, bool gather, ti_sample_out *out, ti_error *err) {
+  ti_graph *g = s->g;
+  tile t = {.n = n, .gathered = gather && g->tp->size > 1, .sharded = g->tp->size > 1 && !gather};
+  for (int i = 0; i < n; i++) {
+    job[first + i].tile = first;
+    job[first + i].n_tile = n;
+  }
+  fill_image(s, job + first, &t);
+  if (t.logprob && t.sharded) return ti_error_set(err, TI_ERR_FORMAT, "plan: rows want logprobs and gather_logits is not set");
+  ti_status st = g->k->upload(g->d, s->image, s->h_image, t.bytes);
+  if (!st) st = g->k->permute(g->d, &(ti_permute_args){.out = s->x, .x = x, .src = at(s, t.index), .n_out = n, .n_top = 1, .dim = g->c->hidden});
+  if (!st) st = ti_graph_head(g, s->x, n, s->raw, err);
+  if (!st && t.gathered) st = gather_logits(s, n);
+  if (!st && g->cfg->tap && !t.sharded) ti_graph_tap(g, "logits", 0, s->raw, n, g->c->vocab);
+  ti_graph_doing(g, "sampling");
+  if (!st && t.draw) st = draw(s, &t, out->pick + 2 * (size_t)first);
+  if (!st && t.logprob) st = logprobs(s, &t, first, out);
+  if (st && err && !err->code) ti_error_set(err, st, "sampling: %s", ti_status_text(st));
+  return st;
+}
+
+ti_status ti_sampler_run(ti_sampler *s, const void *x, ti_sample_job *job, int first, int n, bool gather, ti_sample_out *out, ti_error *err) {
+  if (first + n > out->max_job) return ti_error_set(err, TI_ERR_RANGE, "sampling: %d rows, at most %d", first + n, out->max_job);
+  ti_status st = TI_OK;
+  for (int i = 0; !st && i < n; i += s->tile) st = run_tile(s, x, job, first + i, n - i < s->tile ? n - i : s->tile, gather, out, err);
   return st;
 }
 
 static float sendable(float x) { return isfinite(x) ? x : TI_SAMPLE_NO_LOGPROB; }
 
-static ti_status logprobs(ti_sampler *s, ti_sample_job *job, const tile *t, ti_arena *arena) {
-  ti_graph *g = s->g;
-  const ti_kernels *k = g->k;
-  const size_t n = (size_t)t->n;
-  ti_status st = k->upload(g->d, s->target, s->h_id, n * 4);
-  if (!st)
-    st = k->logprobs(g->d, &(ti_logprob_args){.logits = s->raw, .target = s->target, .logprob = s->logprob, .rank = s->rank, .top_id = t->top ? s->top_id : NULL,
-                                              .top_logprob = s->top_logprob, .n_row = t->n, .vocab = g->c->vocab});
-  if (!st) st = k->download(g->d, s->h_logprob, s->logprob, n * 4);
-  if (!st) st = k->download(g->d, s->h_rank, s->rank, n * 4);
-  if (!st && t->top) st = k->download(g->d, s->h_top_id, s->top_id, n * TI_TOP_LOGPROBS * 4);
-  if (!st && t->top) st = k->download(g->d, s->h_top_logprob, s->top_logprob, n * TI_TOP_LOGPROBS * 4);
-  if (!st) st = k->sync(g->d);
-  for (int i = 0; !st && i < t->n; i++) {
-    job[i].logprob = sendable(s->h_logprob[i]);
-    job[i].rank = s->h_rank[i];
-    if (job[i].n_logprob <= 0) continue;
-    ti_top_logprob *top = job[i].top = ti_arena_calloc(arena, 1, sizeof *top);
-    if (!top) return TI_ERR_NOMEM;
-    for (int j = 0; j < job[i].n_logprob && s->h_top_id[i * TI_TOP_LOGPROBS + j] >= 0; j++, top->n++) {
-      top->id[j] = (uint32_t)s->h_top_id[i * TI_TOP_LOGPROBS + j];
-      top->logprob[j] = sendable(s->h_top_logprob[i * TI_TOP_LOGPROBS + j]);
-    }
+static float as_float(int32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+ti_sampled ti_sample_result(const ti_sample_out *o, const ti_sample_job *job, int i) {
+  const ti_sample_job *j = &job[i];
+  const int32_t *pick = o->pick + 2 * (size_t)j->tile, *prob = o->prob + 2 * (size_t)j->tile;
+  const int k = i - j->tile;
+  ti_sampled r = {.id = j->target};
+  if (j->target < 0) {
+    r.id = pick[k];
+    r.lost = !(as_float(pick[j->n_tile + k]) > -INFINITY);
   }
-  return st;
+  if (j->n_logprob >= 0) {
+    r.logprob = sendable(as_float(prob[k]));
+    r.rank = prob[j->n_tile + k];
+  }
+  return r;
 }
 
-static ti_status run_tile(ti_sampler *s, const void *x, ti_sample_job *job, int n, bool gather, ti_arena *arena, ti_error *err) {
-  ti_graph *g = s->g;
-  tile t = {.n = n, .gathered = gather && g->tp->size > 1};
-  for (int i = 0; i < n; i++) s->h_id[i] = job[i].row;
-  fill_params(s, job, &t);
-  if (t.logprob && g->tp->size > 1 && !gather) return ti_error_set(err, TI_ERR_FORMAT, "plan: rows want logprobs and gather_logits is not set");
-  ti_status st = g->k->upload(g->d, s->index, s->h_id, (size_t)n * 4);
-  if (!st) st = g->k->permute(g->d, &(ti_permute_args){.out = s->x, .x = x, .src = s->index, .n_out = n, .n_top = 1, .dim = g->c->hidden});
-  if (!st) st = ti_graph_head(g, s->x, n, s->raw, err);
-  if (!st && t.gathered) st = gather_logits(s, n);
-  if (!st && g->cfg->tap && (t.gathered || g->tp->size == 1)) ti_graph_tap(g, "logits", 0, s->raw, n, g->c->vocab);
-  for (int i = 0; i < n; i++) s->h_id[i] = job[i].target;
-  if (!st && t.draw) st = draw(s, job, &t);
-  for (int i = 0; i < n; i++) job[i].id = s->h_id[i];
-  if (!st && t.logprob) st = logprobs(s, job, &t, arena);
-  if (st && err && !err->code) ti_error_set(err, st, "sampling: %s", ti_status_text(st));
-  return st;
-}
-
-ti_status ti_sampler_run(ti_sampler *s, const void *x, ti_sample_job *job, int n, bool gather, ti_arena *arena, ti_error *err) {
-  ti_status st = TI_OK;
-  for (int i = 0; !st && i < n; i += TI_SAMPLE_TILE) st = run_tile(s, x, job + i, n - i < TI_SAMPLE_TILE ? n - i : TI_SAMPLE_TILE, gather, arena, err);
-  return st;
+void ti_sample_top(const ti_sample_out *o, const ti_sample_job *job, int i, ti_top_logprob *top) {
+  const ti_sample_job *j = &job[i];
+  const int32_t *id = o->top + ((size_t)j->tile * 2 + (size_t)(i - j->tile)) * TI_TOP_LOGPROBS, *value = id + (size_t)j->n_tile * TI_TOP_LOGPROBS;
+  top->n = 0;
+  for (int k = 0; k < j->n_logprob && id[k] >= 0; k++, top->n++) {
+    top->id[k] = (uint32_t)id[k];
+    top->logprob[k] = sendable(as_float(value[k]));
+  }
 }

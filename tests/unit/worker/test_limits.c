@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "worker/batch.h"
+#include "worker/counts.h"
 #include "worker/engine.h"
 #include "worker/slots.h"
 
@@ -138,7 +139,18 @@ Test(limits, counts_of_generated_ids_saturate_after_a_preemption_as_before) {
   a.sampling.frequency = 1;
   const ti_step_plan plan = {.assign = &a, .n_assign = 1};
   cr_assert_eq(ti_slots_apply(&s, &plan, &err), TI_OK, "%s", err.text);
-  cr_assert_eq(s.out_count[7], UINT16_MAX);
+  ti_counts c;
+  ti_dev *dev;
+  cr_assert_eq(ops.open(&(ti_dev_options){.threads = 1}, &dev, &err), TI_OK);
+  cr_assert_eq(ti_counts_init(&c, &ops, dev, 1, 32), TI_OK);
+  cr_assert_eq(ti_counts_apply(&c, &s, &plan), TI_OK);
+  cr_assert(c.out_count[7] == UINT16_MAX && c.in_prompt[7] == 1 && c.counted[0] == 1);
+  const uint32_t gone[] = {0};
+  const ti_step_plan last = {.release = {gone, 1}};
+  cr_assert_eq(ti_counts_apply(&c, &s, &last), TI_OK);
+  cr_assert(c.out_count[7] == 0 && c.in_prompt[7] == 0 && c.counted[0] == 0);
+  ti_counts_fini(&c);
+  ops.close(dev);
   free(ids);
   ti_slots_fini(&s);
 }
@@ -162,7 +174,7 @@ Test(limits, the_shift_for_mtp_stays_within_the_ids) {
   ti_step_batch b;
   cr_assert_eq(ti_step_batch_init(&b, &ops, dev, N, 2, (int)s.max_pages), TI_OK);
   cr_assert_eq(ti_slots_apply(&s, &plan, &err), TI_OK, "%s", err.text);
-  cr_assert_eq(ti_step_batch_build(&b, &ops, dev, &s, &plan, 0, 1, &err), TI_OK, "%s", err.text);
+  cr_assert_eq(ti_step_batch_build(&b, &ops, dev, &s, &plan, (ti_batch_span){0, 1, false}, &err), TI_OK, "%s", err.text);
   s.slot[0].n_kv = N;
   cr_assert_eq(ti_step_batch_shift(&b, &ops, dev, &s), TI_OK);
   for (int i = 0; i < N; i++) {

@@ -56,17 +56,52 @@ Test(slots, pages_beyond_the_table_are_refused) {
   cr_assert(strstr(err.text, "pages[0]: entries 1..2 of slot 0, which has 0"), "%s", err.text);
 }
 
+static ti_finish draw(uint32_t slot, int32_t id) {
+  const int eos[] = {1};
+  return ti_slot_fill(&slots, slot, ti_slot_expect(&slots, slot), id, eos, 1);
+}
+
 Test(slots, min_tokens_outranks_stop_ids_and_length_ends) {
   ti_slot_assign a = assignment(2);
   uint32_t stop[] = {8};
-  const int eos[] = {1};
   a.stop_id = (ti_u32s){stop, 1};
   a.min_tokens = 2;
   const ti_step_plan plan = {.assign = &a, .n_assign = 1};
   cr_assert_eq(ti_slots_apply(&slots, &plan, &err), TI_OK, "%s", err.text);
-  cr_assert_eq(ti_slot_push(&slots, 2, 8, eos, 1), TI_FINISH_NONE);
-  cr_assert_eq(ti_slot_push(&slots, 2, 8, eos, 1), TI_FINISH_STOP);
-  slots.slot[2].finished = false;
-  cr_assert_eq(ti_slot_push(&slots, 2, 9, eos, 1), TI_FINISH_NONE);
-  cr_assert_eq(ti_slot_push(&slots, 2, 9, eos, 1), TI_FINISH_LENGTH);
+  cr_assert_eq(draw(2, 8), TI_FINISH_NONE);
+  cr_assert_eq(draw(2, 8), TI_FINISH_STOP);
+  cr_assert(slots.slot[2].finished && slots.slot[2].stopped);
+  slots.slot[2].finished = slots.slot[2].stopped = false;
+  cr_assert_eq(draw(2, 9), TI_FINISH_NONE);
+  cr_assert_eq(draw(2, 9), TI_FINISH_LENGTH);
+}
+
+Test(slots, a_pending_id_takes_its_place_and_the_last_one_finishes_by_count) {
+  ti_slot_assign a = assignment(2);
+  a.max_tokens = 2;
+  const ti_step_plan plan = {.assign = &a, .n_assign = 1};
+  cr_assert_eq(ti_slots_apply(&slots, &plan, &err), TI_OK, "%s", err.text);
+  const ti_slot *t = &slots.slot[2];
+  const uint32_t first = ti_slot_expect(&slots, 2);
+  cr_assert(first == 3 && t->n_ids == 4 && t->ids[3] == TI_SLOT_PENDING && !t->finished && t->n_pending == 1);
+  const uint32_t second = ti_slot_expect(&slots, 2);
+  cr_assert(second == 4 && t->finished && !t->stopped, "the second of two tokens is the last, whatever it is");
+  cr_assert_eq(ti_slot_fill(&slots, 2, first, 50, NULL, 0), TI_FINISH_NONE);
+  cr_assert(t->ids[3] == 50 && t->n_pending == 1);
+  cr_assert_eq(ti_slot_fill(&slots, 2, second, 51, NULL, 0), TI_FINISH_LENGTH);
+}
+
+Test(slots, an_eos_that_comes_back_stops_a_slot_whose_next_id_is_already_expected) {
+  ti_slot_assign a = assignment(1);
+  const int eos[] = {1};
+  const ti_step_plan plan = {.assign = &a, .n_assign = 1};
+  cr_assert_eq(ti_slots_apply(&slots, &plan, &err), TI_OK, "%s", err.text);
+  const uint32_t first = ti_slot_expect(&slots, 1), life = slots.slot[1].life;
+  (void)ti_slot_expect(&slots, 1);
+  cr_assert_eq(ti_slot_fill(&slots, 1, first, 1, eos, 1), TI_FINISH_STOP);
+  cr_assert(slots.slot[1].stopped);
+  const uint32_t gone[] = {1};
+  const ti_step_plan next = {.release = {gone, 1}, .assign = &a, .n_assign = 1};
+  cr_assert_eq(ti_slots_apply(&slots, &next, &err), TI_OK, "%s", err.text);
+  cr_assert(slots.slot[1].life != life && !slots.slot[1].stopped && slots.slot[1].n_pending == 0);
 }
