@@ -29,6 +29,131 @@ Test(kv_append, writes_the_reference_bytes) {
   }
 }
 
+// ---- rope_append, padding rows ----
+
+enum { NQ = 4, NKV = 2, ROWS = 5, PAGE = 16, POOL_PAGES = 6 };
+
+// Two sequences and, as a recorded graph's last rows, padding: a sequence of its own without KV, whose table holds nonsense.
+static ti_batch small_batch(cf_dev *d, int n_row) {
+  static const int32_t position[ROWS] = {17, 18, 40, 0, 7}, place[ROWS] = {17, 18, 40, -1, -1}, seq[ROWS] = {0, 0, 1, 2, 3};
+  static const int32_t row0[5] = {0, 2, 3, 4, 5}, kv_len[4] = {19, 41, 0, 0};
+  static const int32_t table[4][3] = {{3, 1, -9}, {5, 2, 4}, {1 << 30, -1, 77}, {1 << 30, -1, 77}};
+  return (ti_batch){.n_row = n_row,
+                    .n_seq = n_row - 1,
+                    .max_seq_rows = 2,
+                    .position = cf_up(d, position, sizeof position),
+                    .place = cf_up(d, place, sizeof place),
+                    .seq = cf_up(d, seq, sizeof seq),
+                    .seq_row0 = cf_up(d, row0, sizeof row0),
+                    .seq_kv_len = cf_up(d, kv_len, sizeof kv_len),
+                    .block_table = cf_up(d, table, sizeof table),
+                    .table_stride = 3,
+                    .max_kv_len = 41};
+}
+
+static ti_kv_layout small_layout(ti_dtype t, int dim) {
+  ti_kv_layout l = {.kind = TI_KV_GQA, .dtype = t, .page_tokens = PAGE, .n_kv_head = NKV, .head_dim = dim, .n_layer = 2};
+  cr_assert_eq(ti_kv_layout_init(&l, NULL), TI_OK);
+  return l;
+}
+
+static uint8_t *pool_bytes(cf_dev *d, const void *kv, size_t n) {
+  uint8_t *p = cf_host(d, n);
+  cf_down(d, p, kv, n);
+  return p;
+}
+
+static void rope_append_once(cf_dev *d, ti_dtype t, int dim, int rope_dim, bool interleaved, int extra) {
+  const ti_kv_layout l = small_layout(t, dim);
+  const int ld = (NQ + 2 * NKV) * dim + extra;
+  const size_t n = (size_t)(ROWS * ld), bytes = l.page_bytes * POOL_PAGES, el = d->k->act == TI_F32 ? 4 : 2;
+  const ti_batch b = small_batch(d, ROWS);
+  float inv_freq[128];
+  for (int i = 0; i < rope_dim / 2; i++) inv_freq[i] = 1.0f / (float)(1 + i * i);
+  const float *x = cf_floats(d, n, 3, 1.0f);
+  uint8_t *poison = cf_host(d, bytes);
+  memset(poison, 0xff, bytes);
+  void *row[2];
+  const uint8_t *pool[2];
+  for (int fused = 0; fused < 2; fused++) {
+    uint8_t *rows = row[fused] = cf_up_act(d, x, n), *kv = cf_up(d, poison, bytes), *k = rows + (size_t)(NQ * dim) * el;
+    const ti_rope_append_args a = {
+        .rope = {.x = rows,
+                 .position = b.position,
+                 .inv_freq = cf_up(d, inv_freq, sizeof inv_freq),
+                 .n_row = ROWS,
+                 .n_head = NQ + NKV,
+                 .head_dim = dim,
+                 .rope_dim = rope_dim,
+                 .ld = ld,
+                 .attn_factor = 1.1f,
+                 .interleaved = interleaved},
+        .kv = {.layout = &l, .kv = kv, .layer = 1, .batch = &b, .k = k, .v = k + (size_t)(NKV * dim) * el, .ldk = ld, .ldv = ld}};
+    if (fused) {
+      cf_ok(d, "rope_append", d->k->rope_append(d->d, &a));
+    } else {
+      cf_ok(d, "rope", d->k->rope(d->d, &a.rope));
+      cf_ok(d, "kv_append", d->k->kv_append(d->d, &a.kv));
+    }
+    pool[fused] = pool_bytes(d, kv, bytes);
+  }
+  cf_same_bits(d, "the pool after rope_append", pool[1], pool[0], bytes);
+  const float *want = cf_down_act(d, row[0], n), *got = cf_down_act(d, row[1], n);
+  for (int r = 0; r < ROWS; r++) {  // k may stay as it was, or not
+    cf_same_bits(d, "q after rope_append", got + r * ld, want + r * ld, (size_t)(NQ * dim) * sizeof(float));
+    const int v = (NQ + NKV) * dim;
+    cf_same_bits(d, "v and beyond after rope_append", got + r * ld + v, x + r * ld + v, (size_t)(ld - v) * sizeof(float));
+  }
+}
+
+Test(rope_append, is_rope_then_append) {
+  static const int forms[][4] = {{64, 64, 0, 0},  {128, 128, 0, 8}, {128, 128, 1, 0}, {256, 256, 0, 0},
+                                 {128, 64, 0, 0}, {33, 32, 0, 0},   {80, 80, 1, 3}};
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, rope_append)
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 1);
+    for (int i = 0; i < 7 * 3; i++, cf_reset(d)) {
+      const int *f = forms[i / 3];
+      rope_append_once(d, dtypes[i % 3], f[0], f[1], f[2] != 0, f[3]);
+    }
+    cf_close(d);
+  }
+}
+
+// The bytes of the other rows with and without padding behind them; attention of padding gives zeros and changes no other row.
+Test(kv_append, padding_rows_write_nothing_and_attend_nothing) {
+  static const int dims[] = {64, 128, 33};
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, kv_append)
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 1);
+    for (int i = 0; i < 3 * 3; i++, cf_reset(d)) {
+      const int dim = dims[i / 3];
+      const ti_kv_layout l = small_layout(dtypes[i % 3], dim);
+      const size_t bytes = l.page_bytes * POOL_PAGES, n = (size_t)(ROWS * NKV * dim), nq = (size_t)(ROWS * NQ * dim), live = (size_t)(3 * NQ * dim);
+      const void *kd = cf_up_act(d, cf_floats(d, n, 5, 1.0f), n), *vd = cf_up_act(d, cf_floats(d, n, 6, 1.0f), n),
+                 *q = cf_up_act(d, cf_floats(d, nq, 7, 1.0f), nq);
+      const uint8_t *pool[2];
+      const float *out[2] = {NULL, NULL};
+      for (int pad = 0; pad < 2; pad++) {
+        const ti_batch b = small_batch(d, pad ? ROWS : 3);
+        void *kv = cf_up(d, cf_host(d, bytes), bytes), *o = cf_out_act(d, nq);
+        const ti_kv_append_args a = {.layout = &l, .kv = kv, .layer = 1, .batch = &b, .k = kd, .v = vd};
+        cf_ok(d, "kv_append", k->kv_append(d->d, &a));
+        pool[pad] = pool_bytes(d, kv, bytes);
+        if (!k->attention) continue;
+        const ti_attention_args t = {.out = o, .q = q, .kv = kv, .layout = &l, .batch = &b, .layer = 1, .n_head = NQ, .scale = 0.1f};
+        cf_ok(d, "attention", k->attention(d->d, &t));
+        out[pad] = cf_down_act(d, o, nq);
+      }
+      cf_same_bits(d, "the pool with padding rows", pool[1], pool[0], bytes);
+      if (!k->attention) continue;
+      cf_same_bits(d, "attention beside padding rows", out[1], out[0], live * sizeof(float));
+      for (size_t c = live; c < nq; c++) cr_assert(out[1][c] == 0.0f, "%s: attention of a padding row is %g", k->name, (double)out[1][c]);
+    }
+    cf_close(d);
+  }
+}
+
 // Byte ranges of the first n tokens of a page, by the drawing in kernel.h and nothing else.
 static bool in_first_tokens(const ti_kv_layout *l, size_t at, int n) {
   at %= l->layer_bytes;
