@@ -31,7 +31,7 @@ struct ti_dev {
 };
 
 // ti_weight of this backend: dtype says what data holds (BF16, F32, E4M3), rows packed (ld = k), 256-byte aligned. E4M3's scales are one of:
-//   block_n 128, block_k 128   [ceil(n / 128), scale_ld] of whole blocks of the stacked matrix: what the FP8 kernels take
+//   block_n 128, block_k 128   [ceil(n / 128), scale_ld] of whole blocks of the stacked matrix, scale_ld a multiple of 4: what the FP8 kernels take
 //   block_n 1, block_k > 0     [n, scale_ld], element (r, c) has scale[r][(col0 + c) / block_k]: parts that start inside a block (gemm_tile.cu)
 //   block_n 1, block_k 0       [n], one a row: per tensor, per channel
 enum {

@@ -1,9 +1,19 @@
 // The CUDA backend's ops table, and what its ops' files need of a device beyond the stream.
+#include "base/log.h"
+#include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_priv.h"
 
-void ti_cuda_ops_init(ti_dev *d) {}
+void ti_cuda_ops_init(ti_dev *d) {
+  ti_error err = {0};
+  ti_blas *blas = NULL;
+  if (ti_blas_open(NULL, d->deterministic, &blas, &err) == TI_OK) {
+    d->blas = blas;
+  } else {
+    ti_log_warn("cuda: device %d goes without cuBLASLt, products of many rows will be slower: %s", d->index, err.text);
+  }
+}
 
-void ti_cuda_ops_fini(ti_dev *d) {}
+void ti_cuda_ops_fini(ti_dev *d) { ti_blas_close(d->blas); }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 

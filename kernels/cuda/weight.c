@@ -6,7 +6,7 @@
 //   F32, EXACT (routers)             F32
 //   E4M3 without scales              BF16, exact
 //   E4M3 with scales                 as it is; scales as one of
-//                                      128x128 blocks of the stacked matrix       [ceil(n / 128), ceil(k / 128)]
+//                                      128x128 blocks of the stacked matrix       [ceil(n / 128), ceil(k / 128) rounded up to 4]
 //                                      one a row (per tensor, per channel)        [n], block_k 0
 //                                      one a row and block of K (parts that start inside a block)   [n, ceil((col0 + k) / block_k)], block_n 1
 //   F32, F16, BF16 with TO_FP8       E4M3, quantised on the device, scales as above
@@ -32,7 +32,7 @@ typedef struct plan {
   bool quantise;  // TO_FP8
   bool transpose;
   scale_form form;
-  int64_t scale_rows, scale_cols;
+  int64_t scale_rows, scale_cols, scale_ld;
   size_t data_bytes, scale_bytes;  // data: rounded up to where the scales start
 } plan;
 
@@ -84,6 +84,7 @@ static ti_status make_plan(const ti_weight_src *parts, int n_part, unsigned flag
     const int64_t bk = p.quantise ? BLOCK : block_k(parts), col0 = p.quantise ? 0 : parts->col0;
     p.scale_cols = (col0 + p.k - 1) / bk + 1;
     p.form = whole_blocks(parts, n_part, p.quantise) ? SCALE_BLOCKS : !p.quantise && parts->block_k == 0 ? SCALE_ROW : SCALE_ROW_BLOCKS;
+    p.scale_ld = p.form == SCALE_BLOCKS ? (p.scale_cols + 3) / 4 * 4 : p.scale_cols;  // as cuBLASLt wants it
     p.scale_rows = p.form == SCALE_BLOCKS ? (p.n + BLOCK - 1) / BLOCK : p.n;
   } else if (parts->dtype == TI_F32 && (flags & TI_WEIGHT_EXACT)) {
     p.to = TI_F32;
@@ -92,7 +93,7 @@ static ti_status make_plan(const ti_weight_src *parts, int n_part, unsigned flag
   size_t count, scales;
   if (!ti_size_mul((size_t)p.n, (size_t)p.k, &count) || !ti_size_mul(count, (size_t)ti_dtype_block_bytes(p.to), &count) || count > SIZE_MAX / 2)
     return TI_ERR_RANGE;
-  if (!ti_size_mul((size_t)p.scale_rows, (size_t)p.scale_cols * sizeof(float), &scales)) return TI_ERR_RANGE;
+  if (!ti_size_mul((size_t)p.scale_rows, (size_t)p.scale_ld * sizeof(float), &scales)) return TI_ERR_RANGE;
   p.data_bytes = ti_size_align(count, 256);
   p.scale_bytes = scales;
   *out = p;
@@ -158,7 +159,7 @@ static ti_status upload_scales(ti_dev *d, const ti_weight_src *parts, int n_part
   for (int i = 0, at = 0; i < n_part; at += (int)parts[i++].n) {
     for (int64_t r = 0; r < parts[i].n; r += step) {
       const float *from = parts[i].scale + (parts[i].row0 + r) / block_n(&parts[i]) * parts[i].scale_ld;
-      memcpy(scale + (at + r) / step * pl->scale_cols, from, (size_t)pl->scale_cols * sizeof *scale);
+      memcpy(scale + (at + r) / step * pl->scale_ld, from, (size_t)pl->scale_cols * sizeof *scale);
     }
   }
   const ti_status st = ti_cuda_upload(d, dst, scale, pl->scale_bytes);
@@ -180,13 +181,13 @@ ti_status ti_cuda_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_pa
       st = ti_cuda_upload_rows(d, (uint8_t *)mem + (size_t)(at * p.k) * el, (size_t)p.k * el, part->data, (size_t)(part->ld ? part->ld : p.k) * el,
                                (size_t)p.k * el, (size_t)part->n);
     } else {
-      const ti_cuda_convert_args c = {.base = at, .dst = mem, .scale = scale, .scale_ld = p.scale_cols, .scale_rows = p.form == SCALE_ROW_BLOCKS};
+      const ti_cuda_convert_args c = {.base = at, .dst = mem, .scale = scale, .scale_ld = p.scale_ld, .scale_rows = p.form == SCALE_ROW_BLOCKS};
       st = upload_converted(d, part, &p, c);
     }
   }
   if (st == TI_OK && p.form != SCALE_NONE && !p.quantise) st = upload_scales(d, parts, n_part, &p, scale);
   if (st != TI_OK) return st;
-  *out = (ti_weight){.n = p.n, .k = p.k, .dtype = p.to, .layout = TI_CUDA_ROWS, .data = mem, .scale = scale, .ld = p.k, .scale_ld = p.scale_cols};
+  *out = (ti_weight){.n = p.n, .k = p.k, .dtype = p.to, .layout = TI_CUDA_ROWS, .data = mem, .scale = scale, .ld = p.k, .scale_ld = p.scale_ld};
   if (flags & (TI_WEIGHT_EXACT | TI_WEIGHT_TRANSPOSE)) out->layout |= TI_CUDA_EXACT;
   if (p.form == SCALE_NONE) return TI_OK;
   out->block_n = p.form == SCALE_BLOCKS ? BLOCK : 1;
