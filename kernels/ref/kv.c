@@ -55,7 +55,6 @@ ti_status ref_kv_append(ti_dev *d, const ti_kv_append_args *a) {
   for (int r = 0; r < a->batch->n_row; r++) {
     if (a->batch->place[r] < 0) continue;  // padding
     const float *k = (const float *)a->k + r * ldk, *v = (const float *)a->v + r * ldv;
-    if (a->batch->place[r] < 0) continue;  // padding
     int slot;
     uint8_t *page = (uint8_t *)ref_kv_page(a->kv, l, a->layer, a->batch, a->batch->seq[r], a->batch->place[r], &slot);
     if (!gqa) {
