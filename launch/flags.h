@@ -15,6 +15,7 @@
 enum { TI_DEVICE_AUTO, TI_DEVICE_CPU, TI_DEVICE_CUDA };
 enum { TI_KV_AUTO, TI_KV_F32, TI_KV_BF16, TI_KV_FP8 };
 enum { TI_QUANT_AUTO, TI_QUANT_NONE, TI_QUANT_INT8, TI_QUANT_FP8 };
+enum { TI_WEIGHTS_STORED, TI_WEIGHTS_FP8 };
 enum { TI_OVERLAP_OFF, TI_OVERLAP_ON, TI_OVERLAP_AUTO };
 enum { TI_POLICY_FCFS, TI_POLICY_PRIORITY };
 
@@ -37,8 +38,8 @@ typedef struct ti_flags {
   char speculative_config[512];  // JSON; "": no drafts
   int64_t seed;                  // of requests that bring none; -1: a random one each
   // the device
-  int64_t device, threads, activation_quant, overlap;
-  bool deterministic, allow_nan;
+  int64_t device, threads, quantization, activation_quant, overlap;
+  bool deterministic, allow_nan, enforce_eager;
   // running it
   double start_timeout, shutdown_timeout;  // seconds
   char ready_file[512], status_file[512], trace[512], control_ip[64];

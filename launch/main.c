@@ -56,6 +56,7 @@ static ti_status decide(ti_settings *job, ti_config *model, int workers, ti_exit
   *code = TI_EXIT_USAGE;
   st = ti_settings_decide(&job->flags, model, workers, job, err);
   if (st) return st;
+  if (job->device_note[0]) ti_log_info("coordinator: workers compute on CPUs: %s", job->device_note);
   *code = TI_EXIT_INTERNAL;
   st = ti_wire_random(job->secret, sizeof job->secret);
   if (!st) st = ti_wire_random(&job->id, sizeof job->id);

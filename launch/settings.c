@@ -5,11 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "launch/device.h"
 #include "launch/holdings.h"
 #include "model/names.h"
-#ifdef TI_HAVE_CUDA
-#include "kernels/cuda/probe.h"
-#endif
 
 #define KV_DEFAULT_BYTES (256ull << 20)
 #define MODEL_LEN_MOST 1048576u
@@ -29,28 +27,17 @@ const char *ti_settings_model_name(const ti_flags *f) {
   return slash && slash[1] ? slash + 1 : f->model;
 }
 
-// Why --device cuda cannot be had: kernels/cuda holds no ops table yet, so what remains is to say what this build sees.
-static ti_status refuse_cuda(ti_error *err) {
-#ifdef TI_HAVE_CUDA
-  char why[160];
-  ti_cuda_device d;
-  const int n = ti_cuda_count(why, sizeof why);
-  if (n == 0) return ti_error_set(err, TI_ERR_ARG, "--device cuda: %s; use --device cpu", why);
-  if (ti_cuda_describe(0, &d)) snprintf(d.name, sizeof d.name, "unnamed");
-  return ti_error_set(err, TI_ERR_ARG, "--device cuda: this host has %d GPUs (%s, sm_%d%d), but this version computes on CPUs only; use --device cpu",
-                      n, d.name, d.major, d.minor);
-#else
-  return ti_error_set(err, TI_ERR_ARG, "--device cuda: this build has no CUDA backend; use --device cpu");
-#endif
-}
+static uint32_t or_else(int64_t given, uint32_t otherwise) { return given ? (uint32_t)given : otherwise; }
 
-static ti_status decide_types(const ti_flags *f, ti_settings *j, ti_error *err) {
-  if (f->device == TI_DEVICE_CUDA) return refuse_cuda(err);
-  static const ti_dtype kv[] = {[TI_KV_AUTO] = TI_F32, [TI_KV_F32] = TI_F32, [TI_KV_BF16] = TI_BF16, [TI_KV_FP8] = TI_E4M3};
+static ti_status decide_types(const ti_flags *f, const ti_config *c, ti_settings *j, ti_error *err) {
+  const ti_status st = ti_device_decide(f->device, c, &j->device, j->device_note, sizeof j->device_note, err);
+  if (st) return st;
+  const bool gpu = j->device == TI_DEVICE_CUDA;
+  const ti_dtype kv[] = {[TI_KV_AUTO] = gpu ? TI_BF16 : TI_F32, [TI_KV_F32] = TI_F32, [TI_KV_BF16] = TI_BF16, [TI_KV_FP8] = TI_E4M3};
   j->kv_dtype = kv[f->kv_cache_dtype];
-  j->page_tokens = f->block_size ? (uint32_t)f->block_size : 16;
-  j->max_num_seqs = (uint32_t)f->max_num_seqs;
-  j->max_num_batched_tokens = (uint32_t)f->max_num_batched_tokens;
+  j->page_tokens = or_else(f->block_size, gpu ? 64 : 16);
+  j->max_num_seqs = or_else(f->max_num_seqs, gpu ? 256 : 64);
+  j->max_num_batched_tokens = or_else(f->max_num_batched_tokens, gpu ? 8192 : 512);
   if (j->max_num_batched_tokens < j->max_num_seqs)
     return ti_error_set(err, TI_ERR_ARG,
                         "--max-num-batched-tokens %u: expected at least --max-num-seqs (%u), for each running sequence decodes one token a step",
@@ -68,6 +55,10 @@ static ti_status decide_memory(const ti_flags *f, const ti_config *c, uint64_t p
   uint64_t len = f->max_model_len ? (uint64_t)f->max_model_len : most;
   uint64_t bytes = f->kv_cache_memory;
   char a[32], b[32];
+  if (!bytes && j->device == TI_DEVICE_CUDA) {  // the worker's GPU says what is left; it refuses a length that does not fit
+    j->max_model_len = (uint32_t)len;
+    return TI_OK;
+  }
   if (!bytes) {  // what all slots need at most, but not above the default, but one whole sequence of a stated length
     const uint64_t all = pages_of(j, len) * j->max_num_seqs * page_bytes, one = pages_of(j, len) * page_bytes;
     bytes = all < KV_DEFAULT_BYTES ? all : KV_DEFAULT_BYTES;
@@ -96,7 +87,7 @@ ti_status ti_settings_decide(const ti_flags *f, const ti_config *c, int workers,
   memset(&j, 0, sizeof j);
   j.flags = *f;
   ti_status st = ti_mesh_init(&j.mesh, workers, (int)f->tp, (int)f->dp, (int)f->ep, (int)f->etp, err);
-  if (!st) st = decide_types(f, &j, err);
+  if (!st) st = decide_types(f, c, &j, err);
   if (!st && f->redundant > c->moe.n_expert)
     st = ti_error_set(err, TI_ERR_ARG, "--num-redundant-experts %d: expected 0..%d, a copy of every expert of the model", (int)f->redundant,
                       c->moe.n_expert);
@@ -149,8 +140,13 @@ static void print_worker(const ti_settings *j, const ti_config *c, int w, FILE *
   fprintf(f, "\n");
   for (int i = 0; i < TI_HOLD_COUNT; i++)
     if (h.weight[i]) fprintf(f, "  %-20s %12s\n", ti_holding_name((ti_holding)i), ti_size_text(h.weight[i], a));
-  const uint64_t pages = j->kv_bytes / h.page_bytes;
   fprintf(f, "  %-20s %12s   as stored\n", "weights", ti_size_text(h.weights, a));
+  if (!j->kv_bytes) {
+    fprintf(f, "  %-20s %12s   %s a token (%s), as much as is left of %.2f of the GPU's memory\n", "KV cache", "", ti_size_text(h.page_bytes / j->page_tokens, b),
+            ti_dtype_name(j->kv_dtype), j->flags.gpu_memory_utilization);
+    return;
+  }
+  const uint64_t pages = j->kv_bytes / h.page_bytes;
   fprintf(f, "  %-20s %12s   %s a token (%s): %" PRIu64 " pages of %u, %" PRIu64 " tokens\n", "KV cache", ti_size_text(j->kv_bytes, a),
           ti_size_text(h.page_bytes / j->page_tokens, b), ti_dtype_name(j->kv_dtype), pages, j->page_tokens, pages * j->page_tokens);
 }

@@ -18,8 +18,10 @@ typedef struct ti_settings {
   uint8_t secret[TI_SECRET_BYTES];
   uint64_t id;
   uint32_t page_tokens, max_model_len, max_num_seqs, max_num_batched_tokens;
+  int64_t device;         // TI_DEVICE_CPU or TI_DEVICE_CUDA
+  char device_note[160];  // why --device auto gave no GPU; "": nothing to say
   ti_dtype kv_dtype;
-  uint64_t kv_bytes;  // a worker
+  uint64_t kv_bytes;  // a worker; 0: what its GPU has left
   ti_speculative speculative;
 } ti_settings;
 

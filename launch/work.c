@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/trace.h"
+#include "launch/device.h"
 #include "launch/holdings.h"
 #include "launch/rank.h"
 #include "worker/worker.h"
@@ -22,7 +23,7 @@ typedef struct work {
   ti_worker *worker;
   ti_ngram_drafter drafter;
   ti_post post;
-  char device[64];
+  ti_worker_device device;
 } work;
 
 static ti_exit model_exit(ti_status st) { return st == TI_ERR_ARG ? TI_EXIT_USAGE : ti_exit_of(st, TI_EXIT_MODEL); }
@@ -63,7 +64,21 @@ static ti_act_quant act_quant_of(const work *w) {
   ti_tensor t;
   for (int i = 0; i < w->ckpt->ops->count(w->ckpt); i++)
     if (!w->ckpt->ops->at(w->ckpt, i, &t) && ti_dtype_block(t.dtype) > 1) return TI_ACT_INT8;
-  return TI_ACT_NONE;
+  const bool fp8 = w->job->flags.quantization == TI_WEIGHTS_FP8;
+  return fp8 || (w->job->device == TI_DEVICE_CUDA && w->model.weight_dtype == TI_E4M3) ? TI_ACT_FP8 : TI_ACT_NONE;
+}
+
+static ti_status find_device(work *w, ti_error *err) {
+  const ti_settings *j = w->job;
+  ti_holdings h;
+  ti_status st = ti_holdings_of(&w->model, &j->mesh, (int)j->flags.redundant, w->meet->rank - 1, j->page_tokens, j->kv_dtype, &h, err);
+  if (st) return st;
+  const ti_device_wants wants = {.host_index = w->post.host_index,
+                                 .host_count = w->post.host_count,
+                                 .threads = threads_of(w),
+                                 .weight_bytes = h.weights,
+                                 .linear_bytes = w->model.weight_dtype == TI_E4M3 ? 0 : h.weights - h.weight[TI_HOLD_EMBED] - h.weight[TI_HOLD_SMALL]};
+  return ti_device_find(j, &wants, &w->device, err);
 }
 
 static void overdue(void *arg, const char *doing) {
@@ -75,10 +90,8 @@ static void overdue(void *arg, const char *doing) {
 
 static ti_status open_worker(work *w, ti_error *err) {
   const ti_settings *j = w->job;
-  const int threads = threads_of(w);
-  const ti_kernels *k = ti_kernels_cpu();
-  snprintf(w->device, sizeof w->device, "%s, %d thread%s", k->name, threads, threads == 1 ? "" : "s");
-  ti_status st = open_colls(w, err);
+  ti_status st = find_device(w, err);
+  if (!st) st = open_colls(w, err);
   if (st) return st;
   if (j->speculative.max_draft) ti_ngram_drafter_init(&w->drafter, j->speculative.min_n, j->speculative.max_n);
   const ti_worker_config cfg = {
@@ -86,15 +99,15 @@ static ti_status open_worker(work *w, ti_error *err) {
       .address = w->post.address,
       .secret = j->secret,
       .secret_len = sizeof j->secret,
-      .device = w->device,
+      .device = w->device.text,
       .host = w->meet->self.host,
       .start_us = (uint64_t)(j->flags.start_timeout * 1e6),
       .overdue = overdue,
       .arg = w,
       .engine = {.model = &w->model,
                  .ckpt = w->ckpt,
-                 .kernels = k,
-                 .dev = {.threads = threads, .act_quant = act_quant_of(w), .deterministic = j->flags.deterministic},
+                 .kernels = w->device.kernels,
+                 .dev = {.index = w->device.index, .threads = threads_of(w), .act_quant = act_quant_of(w), .deterministic = j->flags.deterministic},
                  .mesh = j->mesh,
                  .worker = w->meet->rank - 1,
                  .tp = w->tp,
@@ -105,6 +118,10 @@ static ti_status open_worker(work *w, ti_error *err) {
                  .page_tokens = j->page_tokens,
                  .kv_dtype = j->kv_dtype,
                  .kv_bytes = j->kv_bytes,
+                 .memory_share = j->flags.gpu_memory_utilization / w->device.sharers,
+                 .memory_shared = w->device.sharers > 1,
+                 .quantize_fp8 = j->flags.quantization == TI_WEIGHTS_FP8,
+                 .eager = j->flags.enforce_eager,
                  .n_redundant = (int)j->flags.redundant,
                  .deterministic = j->flags.deterministic,
                  .allow_nan = j->flags.allow_nan,

@@ -155,27 +155,46 @@ static ti_status expired(const ti_worker_link *l, ti_error *err) {
                       l->cfg.address, l->cfg.start_us / 1000000);
 }
 
+// Takes what is in the inbox. TI_AGAIN: nothing for the step loop.
+static ti_status take_waiting(ti_worker_link *l, ti_arena *arena, ti_control *out, ti_error *err) {
+  ti_inbox_clear(&l->inbox);
+  for (ti_inbox_node *n; (n = ti_inbox_pop(&l->inbox)) != NULL;) {
+    ti_ctl_event *ev = (ti_ctl_event *)n;
+    const ti_control_kind kind = ti_wire_control_kind(ev->data, ev->len);
+    const bool end = ev->kind == TI_CTL_EV_GONE || kind == TI_CTL_ABORT || kind == TI_CTL_DRAIN;
+    ti_status st = TI_AGAIN;
+    if (end || !atomic_load(&l->lost_us)) {  // plans that wait before the end are not begun any more
+      ti_arena_reset(arena);
+      st = take(l, ev, arena, out, err);
+    }
+    ti_ctl_event_free(ev);
+    if (st != TI_AGAIN) return st;
+  }
+  return TI_AGAIN;
+}
+
+// Asleep until something comes, `until` (monotonic us) at most.
+static void sleep_until(const ti_worker_link *l, uint64_t until) {
+  const uint64_t now = ti_mono_us(), wait = until > now ? until - now : 0;
+  const struct timespec t = {.tv_sec = (time_t)(wait / 1000000), .tv_nsec = (long)(wait % 1000000) * 1000};
+  ppoll(&(struct pollfd){.fd = ti_inbox_fd(&l->inbox), .events = POLLIN}, 1, until == UINT64_MAX ? NULL : &t, NULL);
+}
+
 ti_status ti_worker_link_next(ti_worker_link *l, ti_arena *arena, ti_control *out, ti_error *err) {
   for (;;) {
-    ti_inbox_clear(&l->inbox);
-    for (ti_inbox_node *n; (n = ti_inbox_pop(&l->inbox)) != NULL;) {
-      ti_ctl_event *ev = (ti_ctl_event *)n;
-      const ti_control_kind kind = ti_wire_control_kind(ev->data, ev->len);
-      const bool end = ev->kind == TI_CTL_EV_GONE || kind == TI_CTL_ABORT || kind == TI_CTL_DRAIN;
-      ti_status st = TI_AGAIN;
-      if (end || !atomic_load(&l->lost_us)) {  // plans that wait before the end are not begun any more
-        ti_arena_reset(arena);
-        st = take(l, ev, arena, out, err);
-      }
-      ti_ctl_event_free(ev);
-      if (st != TI_AGAIN) return st;
-    }
-    const uint64_t until = wait_until(l), now = ti_mono_us();
-    if (now >= until) return expired(l, err);
-    const uint64_t wait = until - now;
-    const struct timespec t = {.tv_sec = (time_t)(wait / 1000000), .tv_nsec = (long)(wait % 1000000) * 1000};
-    ppoll(&(struct pollfd){.fd = ti_inbox_fd(&l->inbox), .events = POLLIN}, 1, until == UINT64_MAX ? NULL : &t, NULL);
+    const ti_status st = take_waiting(l, arena, out, err);
+    if (st != TI_AGAIN) return st;
+    const uint64_t until = wait_until(l);
+    if (ti_mono_us() >= until) return expired(l, err);
+    sleep_until(l, until);
   }
+}
+
+ti_status ti_worker_link_try_next(ti_worker_link *l, ti_arena *arena, uint64_t wait_us, ti_control *out, ti_error *err) {
+  const ti_status st = take_waiting(l, arena, out, err);
+  if (st != TI_AGAIN || wait_us == 0) return st;
+  sleep_until(l, ti_mono_us() + wait_us);
+  return take_waiting(l, arena, out, err);
 }
 
 ti_status ti_worker_link_result(ti_worker_link *l, const ti_step_result *r) {

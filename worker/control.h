@@ -36,6 +36,8 @@ void ti_worker_link_close(ti_worker_link *l);  // gives what was sent 200 ms; NU
 // TI_ERR_ABORTED: the coordinator said Abort (err has its words). TI_ERR_PEER: it is gone, or refuses this worker. TI_ERR_TIMEOUT: no Welcome in
 // start_us. TI_ERR_FORMAT, TI_ERR_RANGE: a message that is none.
 ti_status ti_worker_link_next(ti_worker_link *l, ti_arena *arena, ti_control *out, ti_error *err) TI_MUST_CHECK;
+// The same, waiting wait_us at most (0: not at all) while there is other work to see to: TI_AGAIN when nothing came.
+ti_status ti_worker_link_try_next(ti_worker_link *l, ti_arena *arena, uint64_t wait_us, ti_control *out, ti_error *err) TI_MUST_CHECK;
 // TI_ERR_PEER: gone. TI_ERR_FULL: the coordinator has stopped reading.
 ti_status ti_worker_link_result(ti_worker_link *l, const ti_step_result *r) TI_MUST_CHECK;
 // The last word, before close: why this worker gives up.

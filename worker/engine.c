@@ -275,13 +275,13 @@ ti_status ti_engine_collect(ti_engine *e, ti_arena *arena, ti_step_result *out, 
   ti_result_row *rows;
   ti_graph_doing(g, "waiting for the device");
   ti_status st = g->k->wait(e->dev, e->oldest);
+  e->oldest = (e->oldest + 1) % e->depth;
+  e->n_flight--;
   if (st) return ti_error_set(err, st, "the device's work: %s", ti_status_text(st));
   st = ti_flight_land(f, &e->slots, e->cfg.model, arena, &rows, err);
   if (!st && g->w.mtp && (f->n_token || g->exchange)) st = run_mtp(e, f, arena, err);
   ti_graph_doing(g, "waiting for a plan");
   if (st) return st;
-  e->oldest = (e->oldest + 1) % e->depth;
-  e->n_flight--;
   *out = (ti_step_result){.epoch = f->epoch, .step = f->step, .row = rows, .n_row = f->n_plan_row, .n_token = f->n_token, .placement = f->placement};
   if (g->exchange && g->n_load) take_load(g, arena, out);
   const uint64_t begin = f->t0_ns < e->last_end_ns ? e->last_end_ns : f->t0_ns;

@@ -40,6 +40,7 @@ typedef struct ti_engine_config {
   ti_dtype kv_dtype;
   uint64_t kv_bytes;           // size of the pool; the page count follows. 0: what the device has left of memory_share (backends that tell)
   double memory_share;         // of the device's memory, for all that the engine holds there; 0: 0.9
+  bool memory_shared;          // others compute on the device too: what is in use there is not only ours
   bool quantize_fp8;           // linear layers' weights are made E4M3 at load (TI_WEIGHT_TO_FP8)
   bool eager;                  // nothing is recorded
   int n_redundant;             // expert slots beyond the experts, over all ranks (vLLM's --num-redundant-experts); 0: none

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -16,6 +17,9 @@
 #define HEARTBEAT_US 250000u
 #define START_US 600000000u
 #define LEAVE_US 1500000u
+#define SPIN_US 100u       // with a step in flight: so long after the last event the loop looks without sleeping
+#define NAP_US 20u
+#define STEP_US 30000000u  // a step in flight for longer: the device is asked, and waited for, what became of it
 #define ARENA_BYTES ((size_t)TI_WIRE_MAX_BYTES * 4)  // a plan unpacks to a small multiple of its bytes
 
 struct ti_worker {
@@ -24,7 +28,8 @@ struct ti_worker {
   ti_worker_link *link;
   ti_arena plan, result;
   const char *_Atomic doing;
-  _Atomic uint64_t step, step_began_us;  // began 0: between steps
+  _Atomic uint64_t step, step_began_us;  // the oldest in flight; began 0: between steps
+  uint64_t newest;                       // the step submitted last
   // the watch thread
   pthread_t watch;
   pthread_mutex_t lock;
@@ -127,40 +132,97 @@ static void watch_stop(ti_worker *w) {
 
 // ---- the step loop ----
 
-static ti_status run_plan(ti_worker *w, const ti_step_plan *plan, ti_error *err) {
+// The oldest step in flight is what heartbeats tell of.
+static void note_flight(ti_worker *w, uint64_t oldest) {
+  atomic_store(&w->step, oldest);
+  atomic_store(&w->step_began_us, ti_engine_in_flight(w->engine) ? ti_mono_us() : 0);
+}
+
+static ti_status submit(ti_worker *w, const ti_step_plan *plan, ti_error *err) {
+  const bool first = ti_engine_in_flight(w->engine) == 0;
+  if (first) {
+    atomic_store(&w->step, plan->step);
+    atomic_store(&w->step_began_us, ti_mono_us());
+  }
+  w->newest = plan->step;
+  const ti_status st = ti_engine_submit(w->engine, plan, err);
+  if (!st) return TI_OK;
+  if (first) atomic_store(&w->step_began_us, 0);
+  return ti_error_prefix(err, "step %" PRIu64, plan->step);
+}
+
+static ti_status collect(ti_worker *w, ti_error *err) {
   ti_step_result r;
+  const uint64_t step = atomic_load(&w->step);
   ti_arena_reset(&w->result);
-  atomic_store(&w->step, plan->step);
-  atomic_store(&w->step_began_us, ti_mono_us());
-  ti_status st = ti_engine_step(w->engine, plan, &w->result, &r, err);
-  atomic_store(&w->step_began_us, 0);
-  if (st) return ti_error_prefix(err, "step %" PRIu64, plan->step);
+  ti_status st = ti_engine_collect(w->engine, &w->result, &r, err);
+  if (st) return ti_error_prefix(err, "step %" PRIu64, step);
+  note_flight(w, w->newest);
   if (ti_mesh_tp_of(&w->cfg.engine.mesh, w->cfg.engine.worker) != 0) r.n_row = 0;  // the group's first rank speaks for all
   st = ti_worker_link_result(w->link, &r);
   if (st == TI_OK || st == TI_ERR_PEER) return TI_OK;  // PEER: its GONE is in the inbox
-  return ti_error_set(err, st == TI_ERR_FULL ? TI_ERR_TIMEOUT : st, "step %" PRIu64 ": the result cannot be sent: %s", plan->step,
+  return ti_error_set(err, st == TI_ERR_FULL ? TI_ERR_TIMEOUT : st, "step %" PRIu64 ": the result cannot be sent: %s", step,
                       st == TI_ERR_FULL ? "the coordinator has stopped reading" : ti_status_text(st));
 }
 
+// What a message other than a plan asks for. TI_AGAIN: go on.
+static ti_status obey(ti_worker *w, const ti_control *m, ti_error *err) {
+  ti_status st = TI_AGAIN;
+  if (m->kind == TI_CTL_WELCOME) {
+    ti_trace_set_offset(w->cfg.engine.trace, m->welcome.clock_us - (int64_t)ti_mono_us());
+    ti_log_info("worker: welcome epoch=%" PRIu64 " pages=%u", m->welcome.epoch, m->welcome.n_page);
+  } else if (m->kind == TI_CTL_PLACEMENT) {
+    st = ti_engine_stage(w->engine, &m->placement, err);
+    if (!st) st = TI_AGAIN;
+  } else if (m->kind == TI_CTL_DRAIN) {
+    for (st = TI_OK; !st && ti_engine_in_flight(w->engine);) st = collect(w, err);
+  }
+  return st;
+}
+
+// How long the loop may wait for a message while a step runs: not at all while things have happened lately.
+static uint64_t nap_us(uint64_t busy_us) { return ti_mono_us() - busy_us < SPIN_US ? 0 : NAP_US; }
+
+// The loop's next thing to do, once. TI_AGAIN: go on. plan: one that waits for steps in flight (its memory is w->plan), or none.
+// *link: the error is the link's, which has told or been told all there is.
+static ti_status turn(ti_worker *w, ti_control *m, bool *held, uint64_t *busy_us, bool *link, ti_error *err) {
+  ti_status st;
+  *link = false;
+  if (*held && ti_engine_can_submit(w->engine, &m->plan)) {
+    *held = false;
+    *busy_us = ti_mono_us();
+    return (st = submit(w, &m->plan, err)) ? st : TI_AGAIN;
+  }
+  const int n = ti_engine_in_flight(w->engine);
+  const uint64_t began = atomic_load(&w->step_began_us);
+  if (n && (ti_engine_done(w->engine) != TI_INPROGRESS || ti_mono_us() - began > STEP_US)) {  // collect says what is wrong, if anything
+    *busy_us = ti_mono_us();
+    return (st = collect(w, err)) ? st : TI_AGAIN;
+  }
+  if (*held) {
+    const uint64_t nap = nap_us(*busy_us);
+    if (nap) nanosleep(&(struct timespec){.tv_nsec = (long)nap * 1000}, NULL);
+    return TI_AGAIN;
+  }
+  st = n ? ti_worker_link_try_next(w->link, &w->plan, nap_us(*busy_us), m, err) : ti_worker_link_next(w->link, &w->plan, m, err);
+  *link = st != TI_OK;
+  if (st) return st;
+  *busy_us = ti_mono_us();
+  *held = m->kind == TI_CTL_PLAN;
+  return *held ? TI_AGAIN : obey(w, m, err);
+}
+
 static ti_status serve(ti_worker *w, ti_error *err) {
+  ti_control m;
+  bool held = false, link;
+  uint64_t busy_us = 0;
   for (;;) {
-    ti_control m;
-    ti_status st = ti_worker_link_next(w->link, &w->plan, &m, err);
-    if (st) {
-      if (st != TI_ERR_PEER && st != TI_ERR_ABORTED && st != TI_ERR_TIMEOUT) ti_worker_link_abort(w->link, err);
-      return st;
-    }
-    if (m.kind == TI_CTL_DRAIN) return TI_OK;
-    if (m.kind == TI_CTL_WELCOME) {
-      ti_trace_set_offset(w->cfg.engine.trace, m.welcome.clock_us - (int64_t)ti_mono_us());
-      ti_log_info("worker: welcome epoch=%" PRIu64 " pages=%u", m.welcome.epoch, m.welcome.n_page);
-      continue;
-    }
-    st = m.kind == TI_CTL_PLACEMENT ? ti_engine_stage(w->engine, &m.placement, err) : run_plan(w, &m.plan, err);
-    if (!st) continue;
+    const ti_status st = turn(w, &m, &held, &busy_us, &link, err);
+    if (st == TI_OK) return TI_OK;
+    if (st == TI_AGAIN) continue;
     // Given up because the coordinator is done with us: its last word says how this ends.
-    if (st == TI_ERR_ABORTED && ti_worker_link_lost_us(w->link)) continue;
-    ti_worker_link_abort(w->link, err);
+    if (!link && st == TI_ERR_ABORTED && ti_worker_link_lost_us(w->link)) continue;
+    if (!link || (st != TI_ERR_PEER && st != TI_ERR_ABORTED && st != TI_ERR_TIMEOUT)) ti_worker_link_abort(w->link, err);
     return st;
   }
 }

@@ -3,6 +3,9 @@
 //   ti_worker_create    engine: weights, KV, scratch (collective)
 //   ti_worker_run       dial, handshake, then: plan -> step -> result, until Drain, Abort or the coordinator's end; asleep in between
 //
+// The step loop keeps the device fed: while a step runs it looks for the next plan and submits it (worker/engine.h: two in flight where the device runs
+// beside the host), and sends a result as soon as its step is done. It spins for a moment, then naps; with nothing in flight it sleeps until a message.
+//
 // The caller's thread is the step loop. A second thread sends heartbeats, and calls `overdue` when the step loop has not come back `leave_us` after
 // the coordinator was lost: a kernel or an MPI call may be stuck for good, and a worker must not outlive its coordinator.
 #ifndef TI_WORKER_WORKER_H

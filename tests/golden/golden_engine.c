@@ -1,8 +1,9 @@
 // golden_engine MODEL BACKEND [--quick]: one rank's engine against the model's golden outputs.
 //
 //   hidden      every layer's hidden states and the logits of prompts 0 and 3; for a MoE its routing
-//   greedy      golden ids wherever the margin exceeds 1e-3, over pages, chunks, batches and preemption, and the same BITS among all of those
+//   greedy      golden ids wherever the margin exceeds the bound, over pages, chunks, batches and preemption, and the same BITS among all of those
 //   expanded    MLA's expanded form against the absorbed one
+//   forced      along golden's own ids, each of them ranks first wherever the margin exceeds the bound
 //   nll         exact NLL of 200 stories (not with --quick)
 //   mtp         the MTP head's top-1 at each prompt position
 #include <math.h>
@@ -13,10 +14,16 @@
 #include "model/tokenizer.h"
 #include "tests/golden/fixture.h"
 
-#define HIDDEN_TOL 2e-4
 #define ROUTE_TOL 1e-5
-#define MARGIN 1e-3
-#define NLL_TOL 1e-3
+
+// Bounds by the backend's activations. With bf16, KV included, only what the arithmetic promises can be compared in bits: the same rows in other batches,
+// recorded or not. How a prompt is cut into chunks decides which attention kernel sees a row.
+typedef struct bounds {
+  double hidden, margin, nll;  // worst of a story, a token
+  bool exact;                  // bits do not depend on the cut of a prompt
+} bounds;
+static bounds bound;
+static bounds bounds_of(const ti_kernels *k) { return k->act == TI_F32 ? (bounds){2e-4, 1e-3, 1e-3, true} : (bounds){0.5, 0.1, 0.05, false}; }
 
 static int failures;
 #define check(ok, ...)                                 \
@@ -95,7 +102,7 @@ static void check_hidden(const fixture *f, const char *backend, ti_coll *self) {
     free((void *)q.prompt);
   }
   ti_engine_destroy(e);
-  check(t.n_hidden == 2 * (f->cfg.n_layer + 1) && t.worst_hidden <= HIDDEN_TOL, "hidden states: %d layers compared, worst %.2e (bound %.0e)", t.n_hidden, t.worst_hidden, HIDDEN_TOL);
+  check(t.n_hidden == 2 * (f->cfg.n_layer + 1) && t.worst_hidden <= bound.hidden, "hidden states: %d layers compared, worst %.2e (bound %.0e)", t.n_hidden, t.worst_hidden, bound.hidden);
   if (!f->cfg.moe.n_expert) return;
   const int want = 2 * (f->cfg.n_layer - f->cfg.moe.n_dense_layer);
   check(t.n_moe == want && t.bad_experts == 0 && t.worst_weight <= ROUTE_TOL, "routing: %d layers compared, %d experts differ, weights worst %.2e (bound %.0e)", t.n_moe, t.bad_experts, t.worst_weight,
@@ -113,15 +120,16 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
   s.overlap = v->micro == 2;
   s.threads = v->threads;
   s.eager = v->eager;
+  if (v->batch > s.max_seqs) s.max_seqs = v->batch, s.max_rows = 64 * v->batch;
   ti_ngram_drafter ngram;
   ti_ngram_drafter_init(&ngram, 1, 3);
   s.drafter = &ngram.base;
   ti_engine *e = fixture_engine(f, &s);
   if (!e) exit(1);
   uint32_t n, compared;
-  drive_seq *q = fixture_prompts(f, v->batch > 8 ? 2 : 1, &n);
+  drive_seq *q = fixture_prompts(f, v->batch > 8 ? v->batch / 8 : 1, &n);
   if (drive_run(e, q, n, &(drive_options){.chunk = v->chunk, .batch = v->batch, .preempt = v->preempt, .n_micro = v->micro, .scatter = v->scatter, .max_draft = v->max_draft, .flight = v->flight})) exit(1);
-  const int bad = fixture_check_greedy(f, q, n, MARGIN, what, &compared);
+  const int bad = fixture_check_greedy(f, q, n, bound.margin, what, &compared);
   int bits = 0;
   uint32_t accepted = 0;
   for (uint32_t i = 0; i < n; i++) accepted += q[i].n_accepted;
@@ -137,7 +145,8 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
     }
     bits += g->n_out != q[i].n_out || memcmp(g->out, q[i].out, g->n_out * 4) || memcmp(g->logprob, q[i].logprob, g->n_out * 4);
   }
-  check(!bad && !bits, "greedy, %s: %u tokens equal golden, %d of %u texts leave it; %d differ in bits from the first run", what, compared, bad, n, bits);
+  const bool same = bound.exact || (v->chunk == 0 && v->preempt == 0 && v->max_draft == 0);
+  check(!bad && (!bits || !same), "greedy, %s: %u tokens equal golden, %d of %u texts leave it; %d differ in bits from the first run", what, compared, bad, n, bits);
   for (uint32_t i = 0; i < n; i++)
     if (q[i].prompt != first[i % 8].prompt) free((void *)q[i].prompt);
   drive_free(q, n);
@@ -148,10 +157,46 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
 static void check_greedy(const fixture *f, const char *backend, ti_coll *self, bool quick) {
   static const variant all[] = {{16, 0, 1, 0, 1, 1, 0, 0, 1, 0},  {8, 3, 16, 5, 1, 1, 1, 0, 2, 0},  {8, 0, 1, 0, 1, 1, 1, 7, 1, 0}, {64, 7, 16, 0, 1, 2, 1, 0, 2, 1},
                                 {16, 0, 16, 3, 1, 1, 0, 0, 2, 0}, {16, 3, 16, 5, 1, 1, 0, 4, 1, 0}, {64, 3, 5, 7, 1, 1, 0, 0, 2, 0}, {16, 5, 16, 0, 2, 1, 1, 0, 1, 0}};
+  static const variant wide[] = {{64, 0, 1, 0, 1, 1, 0, 0, 1, 0}, {64, 0, 16, 0, 1, 1, 0, 0, 2, 0}, {64, 0, 16, 0, 1, 1, 0, 0, 2, 1}, {64, 0, 64, 0, 1, 1, 0, 0, 2, 0}, {64, 0, 64, 0, 1, 1, 0, 0, 1, 1}};
   drive_seq first[8] = {{0}};
+  for (size_t i = 0; i < sizeof wide / sizeof *wide && !quick; i++) check_variant(f, backend, self, &wide[i], first);
   for (size_t i = 0; i < (quick ? 3 : sizeof all / sizeof *all); i++) check_variant(f, backend, self, &all[i], first);
   for (int i = 0; i < 8; i++) free((void *)first[i].prompt);
   drive_free(first, 8);
+}
+
+// Prompt and golden text as one prompt: a golden id that does not rank first where golden was sure is an error whatever came before.
+static void check_forced(const fixture *f, const char *backend, ti_coll *self) {
+  uint32_t n, compared = 0, other = 0;
+  engine_spec s = spec_of(backend, self, 64);
+  ti_engine *e = fixture_engine(f, &s);
+  if (!e) exit(1);
+  drive_seq *q = fixture_prompts(f, 1, &n);
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t n_gold, *gold = fixture_ids(f, i, "greedy_ids", &n_gold), *all = calloc(q[i].n_prompt + n_gold, sizeof *all);
+    memcpy(all, q[i].prompt, q[i].n_prompt * sizeof *all);
+    memcpy(all + q[i].n_prompt, gold, n_gold * sizeof *all);
+    free((void *)q[i].prompt);
+    free(gold);
+    q[i].golden = q[i].n_prompt;  // where golden's text begins
+    q[i].prompt = all;
+    q[i].n_prompt += n_gold;
+    q[i].max_tokens = 1;
+    q[i].sampling.n_prompt_logprob = 0;
+  }
+  if (drive_run(e, q, n, &(drive_options){.batch = 4, .flight = 2})) exit(1);
+  for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t j = q[i].golden; j < q[i].n_prompt; j++) {
+      if (fixture_real(f, i, "margin", j - q[i].golden) <= bound.margin) continue;
+      compared++;
+      other += j - 1 >= q[i].n_prompt_rank || q[i].prompt_rank[j - 1] != 1;
+    }
+    free((void *)q[i].prompt);
+  }
+  check(compared > 0 && other == 0, "forced: %u golden ids with a margin above %.3f, %u do not rank first", compared, bound.margin, other);
+  drive_free(q, n);
+  free(q);
+  ti_engine_destroy(e);
 }
 
 // Drawn tokens under penalties, seeds and a floor: the same whatever else runs, also when a step is planned before the one before has come back.
@@ -182,7 +227,7 @@ static void check_drawn(const fixture *f, const char *backend, ti_coll *self) {
     drive_free(q, n);
     free(q);
   }
-  check(drawn > 0 && other == 0, "drawn under penalties: %u tokens, %u texts differ between ways of running them", drawn, other);
+  check(drawn > 0 && (other == 0 || !bound.exact), "drawn under penalties: %u tokens, %u texts differ between ways of running them", drawn, other);
   for (uint32_t i = 0; i < n; i++) free((void *)first[i].prompt);
   drive_free(first, n);
   free(first);
@@ -235,8 +280,8 @@ static void check_nll(const fixture *f, const char *model, const char *backend, 
     worst = fmax(worst, fabs(q[i].prompt_nll - g) / (q[i].n_prompt - 1));
     free((void *)q[i].prompt);
   }
-  check(n == 200 && lengths == 0 && worst <= NLL_TOL, "nll: %.5f nats a token over %lu tokens (golden %.5f), worst story off by %.1e (bound %.0e)", sum / (double)tokens, (unsigned long)tokens,
-        want / (double)tokens, worst, NLL_TOL);
+  check(n == 200 && lengths == 0 && worst <= bound.nll, "nll: %.5f nats a token over %lu tokens (golden %.5f), worst story off by %.1e (bound %.0e)", sum / (double)tokens, (unsigned long)tokens,
+        want / (double)tokens, worst, bound.nll);
   drive_free(q, n);
   free(q);
   ti_engine_destroy(e);
@@ -304,6 +349,7 @@ static void check_expanded(const fixture *f, const char *backend, ti_coll *self)
 int main(int argc, char **argv) {
   if (argc < 3) return fprintf(stderr, "usage: golden_engine MODEL BACKEND [--quick]\n"), 2;
   const bool quick = argc > 3 && !strcmp(argv[3], "--quick");
+  if (fixture_backend(argv[2])) bound = bounds_of(fixture_backend(argv[2]));
   if (!fixture_backend(argv[2])) return printf("skipped: no backend %s on this processor\n", argv[2]), 77;
   setvbuf(stdout, NULL, _IOLBF, 0);
   fixture f;
@@ -311,6 +357,7 @@ int main(int argc, char **argv) {
   if (fixture_open(&f, argv[1]) || ti_coll_self_create(&self)) return 1;
   check_hidden(&f, argv[2], self);
   check_greedy(&f, argv[2], self, quick);
+  if (!quick) check_forced(&f, argv[2], self);
   if (!quick) check_drawn(&f, argv[2], self);
   if (!quick) check_nll(&f, argv[1], argv[2], self);
   if (f.cfg.attn == TI_ATTN_MLA) check_expanded(&f, argv[2], self);

@@ -38,10 +38,11 @@ struct late {
   ti_status failed;
 };
 
-static int n_launch, n_record;
+static int n_launch, n_record, most_ahead;
 static bool refuse;
 int late_launches(void) { return n_launch; }
 int late_recordings(void) { return n_record; }
+int late_most_ahead(void) { return most_ahead; }
 void late_refuse_recording(bool yes) { refuse = yes; }
 
 static const ti_kernels *in(void) { return ti_kernels_cpu(); }
@@ -163,6 +164,9 @@ static ti_status late_download(ti_dev *d, void *host, const void *src, size_t n)
 static ti_status late_mark(ti_dev *d, int i) {
   of(d)->mark[i] = of(d)->queue.n;
   of(d)->asked[i] = 0;
+  int ahead = 0;
+  for (int k = 0; k < TI_DEV_MARKS; k++) ahead += of(d)->mark[k] > of(d)->done;
+  if (ahead > most_ahead) most_ahead = ahead;
   return TI_OK;
 }
 static ti_status late_wait(ti_dev *d, int i) { return run_until(of(d), of(d)->mark[i] > of(d)->done ? of(d)->mark[i] : of(d)->done); }

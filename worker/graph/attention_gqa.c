@@ -24,7 +24,7 @@ ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights
   ti_graph_stamp(g, "attention norm", layer);
   ti_status st = ti_graph_norm(g, l, w->attn_norm, &w->qkv, &x8);
   ti_graph_stamp_end(g);
-  ti_graph_tap(g, "hidden", layer, l->h, n, c->hidden);
+  ti_graph_tap_act(g, "hidden", layer, l->h, n, c->hidden);
   ti_graph_stamp(g, "qkv", layer);
   if (!st)
     st = k->gemm(g->d, &(ti_gemm_args){.out = q, .x = x8 ? (const void *)x8->q : l->xn, .x_scale = x8 ? x8->scale : NULL, .w = &w->qkv, .bias = w->qkv_bias, .m = n, .ldo = ld,

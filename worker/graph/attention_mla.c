@@ -97,7 +97,7 @@ ti_status ti_graph_attention_mla(ti_graph *g, ti_lane *l, const ti_layer_weights
   const int nh = g->w.heads.n_head, n = b->n_row, qd = c->qk_nope + c->qk_rope;
   const int64_t ldq = (int64_t)nh * qd;
   ti_status st = ti_graph_norm(g, l, w->attn_norm, NULL, NULL);
-  ti_graph_tap(g, "hidden", layer, l->h, n, c->hidden);
+  ti_graph_tap_act(g, "hidden", layer, l->h, n, c->hidden);
   if (!st) st = project_q(g, l, w, n);
   if (!st)
     st = k->rope(g->d, &(ti_rope_args){.x = l->wide, .position = b->position, .inv_freq = g->inv_freq, .n_row = n, .n_head = nh, .head_dim = qd, .rope_dim = c->qk_rope,

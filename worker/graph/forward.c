@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/half.h"
 #include "worker/graph/graph.h"
 
 void ti_graph_doing(const ti_graph *g, const char *what) {
@@ -28,6 +29,21 @@ void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, 
   ti_status st = g->k->download(g->d, g->tap_mem, device, bytes);
   if (!st) st = g->k->sync(g->d);
   if (!st) g->cfg->tap(g->cfg->tap_arg, what, layer, g->tap_mem, n_row, dim);
+}
+
+void ti_graph_tap_act(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim) {
+  if (g->k->act == TI_F32) {
+    ti_graph_tap(g, what, layer, device, n_row, dim);
+    return;
+  }
+  if (!g->cfg->tap || n_row == 0) return;
+  const size_t n = (size_t)n_row * (size_t)dim;
+  float *out = g->tap_mem;
+  uint16_t *in = (uint16_t *)g->tap_mem + n;  // the numbers stand in the second half of what they become
+  ti_status st = g->k->download(g->d, in, device, n * sizeof *in);
+  if (!st) st = g->k->sync(g->d);
+  for (size_t i = 0; !st && i < n; i++) out[i] = ti_bf16_to_f32(in[i]);
+  if (!st) g->cfg->tap(g->cfg->tap_arg, what, layer, out, n_row, dim);
 }
 
 void ti_graph_stamp(ti_graph *g, const char *name, int layer) {
@@ -155,7 +171,7 @@ ti_status ti_graph_layers(ti_graph *g, int n_lane) {
   }
   for (int i = 0; !st && i < n_lane; i++) {
     st = last_norm(g, &g->lane[i], g->w.norm);
-    ti_graph_tap(g, "hidden", g->c->n_layer, g->lane[i].xn, g->lane[i].batch.batch.n_row, g->c->hidden);
+    ti_graph_tap_act(g, "hidden", g->c->n_layer, g->lane[i].xn, g->lane[i].batch.batch.n_row, g->c->hidden);
   }
   return st;
 }

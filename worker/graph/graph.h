@@ -152,6 +152,7 @@ void ti_graph_record_fini(ti_graph *g);
 // The forward of lane 0's fixed batch as one recorded graph; TI_AGAIN: it cannot be recorded, run it plainly.
 ti_status ti_graph_record_run(ti_graph *g, ti_error *err);
 ti_status ti_graph_layers(ti_graph *g, int n_lane);  // embedding to last norm
+void ti_graph_tap_act(ti_graph *g, const char *what, int layer, const void *device, int n_row, int dim);  // activations, given out as fp32
 void ti_graph_span(ti_graph *g, const ti_lane *l, const char *name, uint64_t t0, int layer);
 
 #endif

@@ -16,6 +16,8 @@ void *ti_graph_alloc(ti_graph *g, size_t bytes) {
   return p;
 }
 
+#define OVERHEAD ((uint64_t)768 << 20)  // a process's own share of a device: its context, recorded steps, the ops' scratch
+
 // What the pool may take of the device: its share of all memory, less what is in use.
 static ti_status share_left(ti_graph *g, uint64_t *bytes, ti_error *err) {
   size_t free_bytes, total;
@@ -23,7 +25,7 @@ static ti_status share_left(ti_graph *g, uint64_t *bytes, ti_error *err) {
   const ti_status st = g->k->memory(g->d, &free_bytes, &total);
   if (st) return ti_error_set(err, st, "asking the device for its free memory: %s", ti_status_text(st));
   const double share = g->cfg->memory_share > 0 ? g->cfg->memory_share : 0.9;
-  const uint64_t most = (uint64_t)(share * (double)total), used = total - free_bytes;
+  const uint64_t most = (uint64_t)(share * (double)total), own = g->w.bytes + g->scratch_bytes + OVERHEAD, used = g->cfg->memory_shared ? own : total - free_bytes;
   *bytes = most > used ? most - used : 0;
   const uint64_t page = g->layout.page_bytes, whole = ((uint64_t)g->cfg->max_model_len + g->cfg->page_tokens - 1) / g->cfg->page_tokens + 1;
   if (*bytes >= whole * page) return TI_OK;

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "proto/ctl.h"
 #include "proto/handshake.h"
+#include "tests/golden/late.h"
 #include "worker/control.h"
 #include "worker/worker.h"
 
@@ -17,6 +18,7 @@ static const uint8_t secret[32] = "the job's secret";
 
 static ti_config model;
 static ti_checkpoint *ckpt;
+static const ti_kernels *ops;  // the CPU's unless a test says otherwise
 static ti_coll *self;
 static ti_worker *worker;
 static ti_ctl_host *host;
@@ -45,6 +47,7 @@ static void open_all(void) {
   const char *dir = TI_SOURCE_DIR "/models/titan-tiny-draft";
   ti_error err = {0};
   json_t *j;
+  ops = ti_kernels_cpu();
   cr_assert_eq(ti_config_load(dir, &model, &err), TI_OK, "%s", err.text);
   cr_assert_eq(ti_checkpoint_open(dir, &model, &ckpt, &err), TI_OK, "%s", err.text);
   cr_assert_eq(ti_json_load_file(TI_SOURCE_DIR "/models/titan-tiny-draft/golden.json", 1 << 20, &j, &err), TI_OK, "%s", err.text);
@@ -72,7 +75,7 @@ static void start(const uint8_t *with) {
                                 .heartbeat_us = 50000,
                                 .engine = {.model = &model,
                                            .ckpt = ckpt,
-                                           .kernels = ti_kernels_cpu(),
+                                           .kernels = ops,
                                            .dev = {.threads = 1, .deterministic = true},
                                            .mesh = {1, 1, 1, 1, 1},
                                            .tp = self,
@@ -162,8 +165,8 @@ static void send_prefill(uint64_t epoch, uint64_t step, uint32_t page) {
                       .n_prompt = n_prompt,
                       .max_tokens = 50,
                       .sampling = {.temperature = 0, .top_p = 1, .top_k = -1, .repetition = 1, .n_logprob = -1, .n_prompt_logprob = -1}};
-  const uint32_t pages[2] = {page, page + 1};
-  ti_slot_pages p = {.slot = 2, .first = 0, .pages = {pages, 2}};
+  const uint32_t pages[4] = {page, page + 1, page + 2, page + 3};
+  ti_slot_pages p = {.slot = 2, .first = 0, .pages = {pages, 4}};
   ti_plan_row r = {.slot = 2, .n_token = n_prompt, .sample = true};
   send(&(ti_control){.kind = TI_CTL_PLAN,
                      .plan = {.epoch = epoch,
@@ -199,6 +202,22 @@ Test(worker, runs_plans_that_were_sent_ahead_and_leaves_on_drain) {
   send(&(ti_control){.kind = TI_CTL_DRAIN, .drain = {.timeout_ms = 1000}});
   for (uint64_t s = 0; s < 8; s++) expect_token(s, golden[s]);
   cr_assert_eq(end(), TI_OK, "%s", end_error.text);
+}
+
+Test(worker, keeps_two_steps_in_flight_on_a_device_that_runs_beside_it) {
+  ops = late_kernels();
+  start(secret);
+  cr_assert(admit());
+  send_prefill(EPOCH, 0, 0);
+  for (uint64_t s = 1; s < 24; s++) send_decode(s, 2);
+  for (uint64_t s = 0; s < 24; s++) expect_token(s, golden[s]);
+  usleep(2000);  // naps, then goes on
+  send_decode(24, 2);
+  send(&(ti_control){.kind = TI_CTL_DRAIN, .drain = {.timeout_ms = 1000}});
+  expect_token(24, golden[24]);
+  cr_assert_eq(end(), TI_OK, "%s", end_error.text);
+  cr_assert_gt(late_most_ahead(), 1, "no step was submitted before the one before had run");
+  cr_assert_gt(late_launches(), 10, "decode steps are recorded once and launched");
 }
 
 Test(worker, drops_plans_of_another_epoch) {

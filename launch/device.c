@@ -1,0 +1,95 @@
+// Choosing a device (see device.h). Set-up only.
+#include "launch/device.h"
+
+#include <stdio.h>
+
+#include "base/log.h"
+#ifdef TI_HAVE_CUDA
+#include "kernels/cuda/probe.h"
+#endif
+
+// Why this model cannot run on a GPU so far; NULL: it can.
+static const char *unsupported(const ti_config *c) {
+  if (c->moe.n_expert) return "mixture-of-experts models run on CPUs so far";
+  if (c->attn == TI_ATTN_MLA) return "latent attention runs on CPUs so far";
+  if (ti_dtype_block(c->weight_dtype) > 1) return "GGUF's block weights run on CPUs so far";
+  return NULL;
+}
+
+// How many GPUs this host has that this build can use.
+static int count(char *why, size_t size) {
+#ifdef TI_HAVE_CUDA
+  const int n = ti_cuda_count(why, size);
+  if (n && !ti_kernels_find("cuda")) {
+    ti_cuda_device d;
+    if (ti_cuda_describe(0, &d)) snprintf(d.name, sizeof d.name, "unnamed"), d.major = d.minor = 0;
+    snprintf(why, size, "this host's GPU (%.60s, sm_%d%d) is too old for this build's kernels, which are for sm_90", d.name, d.major, d.minor);
+    return 0;
+  }
+  return n;
+#else
+  snprintf(why, size, "this build has no CUDA backend");
+  return 0;
+#endif
+}
+
+ti_status ti_device_decide(int64_t wanted, const ti_config *c, int64_t *device, char *note, size_t size, ti_error *err) {
+  char why[160] = "";
+  note[0] = '\0';
+  *device = TI_DEVICE_CPU;
+  if (wanted == TI_DEVICE_CPU) return TI_OK;
+  const char *model = unsupported(c);
+  if (model) snprintf(why, sizeof why, "%s", model);
+  if (!why[0] && count(why, sizeof why)) {
+    *device = TI_DEVICE_CUDA;
+    return TI_OK;
+  }
+  if (wanted == TI_DEVICE_CUDA) return ti_error_set(err, TI_ERR_ARG, "--device cuda: %s; use --device cpu", why);
+  snprintf(note, size, "%s", why);
+  return TI_OK;
+}
+
+#ifdef TI_HAVE_CUDA
+static ti_status find_gpu(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) {
+  char why[160], need[32], have[32], small[32];
+  ti_cuda_device d;
+  const int n = count(why, sizeof why);
+  if (n == 0) return ti_error_set(err, TI_ERR_NOTFOUND, "--device cuda: %s; use --device cpu, or start workers on hosts with GPUs only", why);
+  out->kernels = ti_kernels_find("cuda");
+  out->index = w->host_index % n;
+  out->sharers = (w->host_count - out->index + n - 1) / n;
+  if (ti_cuda_describe(out->index, &d)) return ti_error_set(err, TI_ERR_INTERNAL, "--device cuda: GPU %d cannot be asked for its memory", out->index);
+  snprintf(out->text, sizeof out->text, "cuda, GPU %d: %.80s", out->index, d.name);
+  if (out->sharers > 1)
+    ti_log_warn("worker: GPU %d is shared by %d workers of this host, which has %d: each gets its part of --gpu-memory-utilization", out->index,
+                out->sharers, n);
+  const bool fp8 = j->flags.quantization == TI_WEIGHTS_FP8;
+  const uint64_t quantised = w->weight_bytes - w->linear_bytes + w->linear_bytes / 2, bytes = fp8 ? quantised : w->weight_bytes;
+  const uint64_t room = (uint64_t)((double)d.memory_bytes * j->flags.gpu_memory_utilization) / (uint64_t)out->sharers,
+                 least = room < d.free_bytes ? room : d.free_bytes;
+  if (bytes <= least) return TI_OK;
+  const uint64_t ranks = (uint64_t)j->mesh.tp * ((bytes + least - 1) / (least ? least : 1));
+  ti_size_text(bytes, need);
+  ti_size_text(least, have);
+  return ti_error_set(err, TI_ERR_NOMEM,
+                      "GPU %d (%.60s): this worker's weights take %s, and it may use %s (--gpu-memory-utilization %.2f, %d workers on it); "
+                      "--tensor-parallel-size %lu on as many GPUs would fit%s%s%s",
+                      out->index, d.name, need, have, j->flags.gpu_memory_utilization, out->sharers,
+                      (unsigned long)(ranks > (uint64_t)j->mesh.tp ? ranks : 2 * ranks),
+                      !fp8 && quantised <= least ? ", or --quantization fp8, which takes " : "",
+                      !fp8 && quantised <= least ? ti_size_text(quantised, small) : "",
+                      d.free_bytes < room ? ", or an end to the other programs that use this GPU" : "");
+}
+#endif
+
+ti_status ti_device_find(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) {
+  *out = (ti_worker_device){.kernels = ti_kernels_cpu(), .sharers = 1};
+#ifdef TI_HAVE_CUDA
+  if (j->device == TI_DEVICE_CUDA) return find_gpu(j, w, out, err);
+#else
+  if (j->device == TI_DEVICE_CUDA)
+    return ti_error_set(err, TI_ERR_NOTFOUND, "--device cuda: this worker's build has no CUDA backend; all ranks must run the same program");
+#endif
+  snprintf(out->text, sizeof out->text, "%s, %d thread%s", out->kernels->name, w->threads, w->threads == 1 ? "" : "s");
+  return TI_OK;
+}
