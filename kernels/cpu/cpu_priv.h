@@ -33,8 +33,9 @@ struct ti_dev {
   size_t scratch_bytes;
   float *sort;  // [threads][vocab] candidates of one row
   int vocab;
-  int late, solo;    // short forks in a row that were no gain; short runs still to be done alone
-  _Atomic int next;  // the next work item, where items are handed out one by one
+  struct ti_cpu_slab *slab;  // that middle-sized memory comes from (dev.c)
+  int late, solo;            // short forks in a row that were no gain; short runs still to be done alone
+  _Atomic int next;          // the next work item, where items are handed out one by one
 };
 
 enum {               // ti_weight.layout
