@@ -1,6 +1,6 @@
-// engine_bench: an engine alone, without a server: what llama-bench is to llama.cpp.
+// model_bench: an engine alone, without a server: what llama-bench is to llama.cpp.
 //
-//   engine_bench [--model PATH] [--threads N] [--backend NAME] [--prompt N] [--gen N] [--seqs N] [--reps N] [--pin 0|1] [--json FILE]
+//   model_bench [--model PATH] [--threads N] [--backend NAME] [--prompt N] [--gen N] [--seqs N] [--reps N] [--pin 0|1] [--json FILE]
 //
 // prefill: one prompt of N ids, one token. decode: N tokens after one of prompt, at one stream and at --seqs. Then the step table: the same again
 // with every op of the kernel table timed (an op's name is timed where it is called, so the table's sum and the untimed runs tell what the timing
@@ -181,7 +181,7 @@ static ti_engine *make_engine(const bench *b, const ti_kernels *k) {
       .deterministic = true};
   ti_error err = {0};
   ti_engine *e = NULL;
-  if (ti_engine_create(&c, &e, &err)) fprintf(stderr, "engine_bench: %s\n", err.text);
+  if (ti_engine_create(&c, &e, &err)) fprintf(stderr, "model_bench: %s\n", err.text);
   return e;
 }
 
@@ -283,7 +283,7 @@ static int parse(int argc, char **argv, options *o) {
         known = *longs[j].v >= longs[j].lo && *longs[j].v <= longs[j].hi;
       }
     }
-    if (!known) return fprintf(stderr, "engine_bench: %s %s: an unknown flag, or a value out of its range\n", argv[i], argv[i + 1]), 1;
+    if (!known) return fprintf(stderr, "model_bench: %s %s: an unknown flag, or a value out of its range\n", argv[i], argv[i + 1]), 1;
   }
   return 0;
 }
@@ -295,10 +295,10 @@ int main(int argc, char **argv) {
   ti_error err = {0};
   limits l;
   const ti_kernels *k = ti_kernels_find(o.backend);
-  if (!k) return fprintf(stderr, "engine_bench: no backend %s here\n", o.backend), 1;
+  if (!k) return fprintf(stderr, "model_bench: no backend %s here\n", o.backend), 1;
   if (ti_config_load(o.model, &b.cfg, &err) || ti_checkpoint_open(o.model, &b.cfg, &b.ckpt, &err))
-    return fprintf(stderr, "engine_bench: %s\n", err.text), 1;
-  if (ti_coll_self_create(&b.self) || measure_limits(&l, (int)o.threads)) return fprintf(stderr, "engine_bench: out of memory\n"), 1;
+    return fprintf(stderr, "model_bench: %s\n", err.text), 1;
+  if (ti_coll_self_create(&b.self) || measure_limits(&l, (int)o.threads)) return fprintf(stderr, "model_bench: out of memory\n"), 1;
   printf("%s, %s, %ld threads; the machine: %.1f GB/s read, %.0f GFLOP/s fp32 FMA (8 lanes)\n", b.ckpt->label, k->name, o.threads, l.read_gbs,
          l.fma_gflops);
   const shape shapes[] = {
