@@ -32,6 +32,23 @@ static void print_waits(const ti_trace_summary *s, FILE *to) {
   }
 }
 
+static void print_device(const ti_trace_summary *s, FILE *to) {
+  double all = 0;
+  fprintf(to, "\ndevice, ms%10s %11s %17s %17s\n", "", "busy", "idle between steps", "gaps within steps");
+  for (int r = 0; r < s->n_rank; r++) {
+    const ti_trace_rank *x = &s->rank[r];
+    const double whole = x->device_us + x->device_idle_us + x->device_gap_us;
+    all += x->device_us;
+    if (whole > 0)
+      fprintf(to, "rank %-5d %21.1f %11.1f %4.1f%% %11.1f %4.1f%%\n", x->rank, x->device_us / 1000, x->device_idle_us / 1000,
+              share(x->device_idle_us, whole), x->device_gap_us / 1000, share(x->device_gap_us, whole));
+  }
+  fprintf(to, "\nthe device's dearest pieces%12s %9s %9s %7s\n", "ms", "count", "us each", "share");
+  for (int i = 0; i < s->n_device && i < TI_TRACE_DEAREST; i++)
+    fprintf(to, "%-26s %12.1f %9llu %9.1f %6.1f%%\n", s->device[i].name, s->device[i].us / 1000, (unsigned long long)s->device[i].n,
+            s->device[i].us / (double)s->device[i].n, share(s->device[i].us, all));
+}
+
 void ti_trace_print(const ti_trace_summary *s, FILE *to) {
   fprintf(to, "%llu events of %d ranks\n\n%4s %9s %11s %9s %9s %12s %12s\n", (unsigned long long)s->n_event, s->n_rank, "rank", "steps",
           "in steps ms", "p50 ms", "p99 ms", "all-to-all", "exposed");
@@ -42,6 +59,7 @@ void ti_trace_print(const ti_trace_summary *s, FILE *to) {
   }
   if (s->n_piece) print_pieces(s, to);
   if (s->n_rank > 1 && s->n_piece) print_waits(s, to);
+  if (s->n_device) print_device(s, to);
 }
 
 json_t *ti_trace_json(const ti_trace_summary *s) {
@@ -57,11 +75,16 @@ json_t *ti_trace_json(const ti_trace_summary *s) {
       if (k != r) json_object_set_new(waits, name, json_real(s->wait_us[r * s->n_rank + k]));
     }
     json_array_append_new(
-        ranks, json_pack("{s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "rank", x->rank, "steps", (json_int_t)x->n_step, "step_us", x->step_us,
-                         "step_p50_us", x->step_p50_us, "step_p99_us", x->step_p99_us, "all_to_all_us", x->all_to_all_us, "comm_us", x->comm_us,
-                         "exposed_us", x->exposed_us, "pieces", pieces, "waited_for_us", waits));
+        ranks, json_pack("{s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "rank", x->rank, "steps", (json_int_t)x->n_step,
+                         "step_us", x->step_us, "step_p50_us", x->step_p50_us, "step_p99_us", x->step_p99_us, "all_to_all_us", x->all_to_all_us,
+                         "comm_us", x->comm_us, "exposed_us", x->exposed_us, "device_us", x->device_us, "device_idle_us", x->device_idle_us,
+                         "device_gap_us", x->device_gap_us, "pieces", pieces, "waited_for_us", waits));
   }
-  return json_pack("{s:I, s:o}", "events", (json_int_t)s->n_event, "ranks", ranks);
+  json_t *device = json_array();
+  for (int i = 0; i < s->n_device; i++)
+    json_array_append_new(device,
+                          json_pack("{s:s, s:f, s:I}", "name", s->device[i].name, "us", s->device[i].us, "count", (json_int_t)s->device[i].n));
+  return json_pack("{s:I, s:o, s:o}", "events", (json_int_t)s->n_event, "ranks", ranks, "device", device);
 }
 
 int ti_tool_trace_report(int argc, char **argv) {
@@ -70,7 +93,7 @@ int ti_tool_trace_report(int argc, char **argv) {
   const ti_command cmd = {"trace-report",
                           "FILE",
                           "Sums up a trace that titan-serve --trace FILE wrote: steps, time a piece and rank, the share of all-to-all, how much of "
-                          "it was exposed, who waited for whom.",
+                          "it was exposed, who waited for whom; a GPU's idle time and its dearest pieces.",
                           "exposed: communication while the rank computed nothing, as share of its steps",
                           1,
                           1};

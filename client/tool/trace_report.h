@@ -3,6 +3,9 @@
 // Pieces are span names of category "layer" (attention, route, dispatch, experts, ...); dispatch, combine and all-reduce are communication. Exposed
 // is the part of communication during which the same rank computed nothing. Waiting: of one collective (step, layer, name, lane) the rank that began
 // last is the one waited for; another rank waited from its own begin until then (or until its own end).
+//
+// Spans of category "device" are a GPU's, stamped in its stream. Its time between a span's end and the begin of the next one is idle: between steps
+// where the next is a step's first piece (the embedding), else within one.
 #ifndef TI_CLIENT_TOOL_TRACE_REPORT_H
 #define TI_CLIENT_TOOL_TRACE_REPORT_H
 #include <jansson.h>
@@ -12,6 +15,7 @@
 #include "base/status.h"
 
 #define TI_TRACE_PIECES 32
+#define TI_TRACE_DEAREST 10
 #define TI_TRACE_RANKS 256
 
 typedef struct ti_trace_rank {
@@ -20,13 +24,22 @@ typedef struct ti_trace_rank {
   double step_us, step_p50_us, step_p99_us;  // sum, percentiles
   double piece_us[TI_TRACE_PIECES];
   uint64_t piece_n[TI_TRACE_PIECES];
-  double all_to_all_us, comm_us, exposed_us;  // dispatch + combine; all communication (union of spans); of it without computing
+  double device_us, device_idle_us, device_gap_us;  // in spans; between steps; between the spans of a step
+  double all_to_all_us, comm_us, exposed_us;        // dispatch + combine; all communication (union of spans); of it without computing
 } ti_trace_rank;
+
+typedef struct ti_trace_kind {  // device spans of one name
+  char name[48];
+  double us;
+  uint64_t n;
+} ti_trace_kind;
 
 typedef struct ti_trace_summary {
   char piece[TI_TRACE_PIECES][48];
   int n_piece, n_rank;
   uint64_t n_event;
+  ti_trace_kind device[TI_TRACE_PIECES];  // of all ranks, dearest first
+  int n_device;
   ti_trace_rank rank[TI_TRACE_RANKS];  // ascending
   double *wait_us;                     // [n_rank][n_rank]: row waited for column
 } ti_trace_summary;

@@ -12,6 +12,7 @@ typedef struct event {
   int64_t step;
   int32_t layer, tid;
   int16_t rank, piece;  // index into the summary's; piece -1: a whole step
+  bool device;          // piece is an index into the summary's device kinds
 } event;
 
 typedef struct events {
@@ -29,6 +30,14 @@ static int piece_of(ti_trace_summary *s, const char *name) {
   return i;
 }
 
+static int kind_of(ti_trace_summary *s, const char *name) {
+  int i = 0;
+  while (i < s->n_device && strcmp(s->device[i].name, name) != 0) i++;
+  if (i == TI_TRACE_PIECES) return TI_TRACE_PIECES - 1;
+  if (i == s->n_device) snprintf(s->device[s->n_device++].name, sizeof(s->device[0].name), "%s", name);
+  return i;
+}
+
 static int rank_of(ti_trace_summary *s, int pid) {
   int i = 0;
   while (i < s->n_rank && s->rank[i].rank != pid) i++;
@@ -43,8 +52,8 @@ static ti_status take_event(ti_trace_summary *s, events *e, const json_t *doc, t
   if (!ph || !name) return ti_error_set(err, TI_ERR_FORMAT, "no \"ph\" or \"name\": is this a trace?");
   s->n_event++;
   if (strcmp(ph, "X") != 0 || !cat) return TI_OK;
-  const bool whole = strcmp(cat, "step") == 0 && strcmp(name, "step") == 0;
-  if (!whole && strcmp(cat, "layer") != 0) return TI_OK;
+  const bool whole = strcmp(cat, "step") == 0 && strcmp(name, "step") == 0, device = strcmp(cat, "device") == 0;
+  if (!whole && !device && strcmp(cat, "layer") != 0) return TI_OK;
   const json_t *args = json_object_get(doc, "args"), *layer = json_object_get(args, "layer"), *step = json_object_get(args, "step");
   const int rank = rank_of(s, (int)json_integer_value(json_object_get(doc, "pid")));
   if (rank < 0) return ti_error_set(err, TI_ERR_RANGE, "more than %d ranks", TI_TRACE_RANKS);
@@ -59,7 +68,10 @@ static ti_status take_event(ti_trace_summary *s, events *e, const json_t *doc, t
   e->v[e->n++] = (event){.t0 = t0,
                          .t1 = t0 + json_number_value(json_object_get(doc, "dur")),
                          .rank = (int16_t)rank,
-                         .piece = (int16_t)(whole ? -1 : piece_of(s, name)),
+                         .piece = (int16_t)(whole    ? -1
+                                            : device ? kind_of(s, name)
+                                                     : piece_of(s, name)),
+                         .device = device,
                          .step = json_is_integer(step) ? json_integer_value(step) : -1,
                          .layer = json_is_integer(layer) ? (int32_t)json_integer_value(layer) : -1,
                          .tid = (int32_t)json_integer_value(json_object_get(doc, "tid"))};
@@ -122,11 +134,30 @@ static void sum_rank(const ti_trace_summary *s, const event *v, size_t n, ti_tra
     at = next;
     started = true;
     for (; i < n && v[i].t0 <= at; i++) {
-      if (v[i].piece < 0) continue;
+      if (v[i].piece < 0 || v[i].device) continue;
       double *end = is_comm(s, v[i].piece) ? &comm_end : &compute_end;
       if (v[i].t1 > *end) *end = v[i].t1;
     }
   }
+}
+
+// A rank's device spans, which follow each other in its stream.
+static void sum_device(ti_trace_summary *s, const event *v, size_t n, ti_trace_rank *r) {
+  double end = -1;
+  for (size_t i = 0; i < n; i++) {
+    if (!v[i].device) continue;
+    ti_trace_kind *k = &s->device[v[i].piece];
+    k->us += v[i].t1 - v[i].t0;
+    k->n++;
+    r->device_us += v[i].t1 - v[i].t0;
+    if (end >= 0 && v[i].t0 > end) *(strcmp(k->name, "embedding") == 0 ? &r->device_idle_us : &r->device_gap_us) += v[i].t0 - end;
+    if (v[i].t1 > end) end = v[i].t1;
+  }
+}
+
+static int by_cost(const void *a, const void *b) {
+  const double x = ((const ti_trace_kind *)a)->us, y = ((const ti_trace_kind *)b)->us;
+  return (x < y) - (x > y);
 }
 
 static ti_status sum_ranks(ti_trace_summary *s, events *e, ti_error *err) {
@@ -138,6 +169,7 @@ static ti_status sum_ranks(ti_trace_summary *s, events *e, ti_error *err) {
     size_t end = i, k = 0;
     for (; end < e->n && e->v[end].rank == e->v[i].rank; end++) {
       const event *x = &e->v[end];
+      if (x->device) continue;
       if (x->piece < 0) {
         steps[k++] = x->t1 - x->t0;
         r->step_us += x->t1 - x->t0;
@@ -154,6 +186,7 @@ static ti_status sum_ranks(ti_trace_summary *s, events *e, ti_error *err) {
       r->step_p99_us = steps[(k - 1) * 99 / 100];
     }
     sum_rank(s, e->v + i, end - i, r);
+    sum_device(s, e->v + i, end - i, r);
     i = end;
   }
   free(steps);
@@ -162,6 +195,7 @@ static ti_status sum_ranks(ti_trace_summary *s, events *e, ti_error *err) {
 
 static int by_collective(const void *a, const void *b) {
   const event *x = a, *y = b;
+  if (x->device != y->device) return x->device - y->device;
   if (x->piece != y->piece) return x->piece - y->piece;
   if (x->step != y->step) return x->step < y->step ? -1 : 1;
   if (x->layer != y->layer) return x->layer - y->layer;
@@ -171,7 +205,7 @@ static int by_collective(const void *a, const void *b) {
 }
 
 static bool same_collective(const event *x, const event *y) {
-  return x->piece == y->piece && x->step == y->step && x->layer == y->layer && x->tid == y->tid;
+  return x->device == y->device && x->piece == y->piece && x->step == y->step && x->layer == y->layer && x->tid == y->tid;
 }
 
 static void sum_waits(ti_trace_summary *s, events *e) {
@@ -180,7 +214,7 @@ static void sum_waits(ti_trace_summary *s, events *e) {
     size_t end = i, last = i;
     for (; end < e->n && same_collective(&e->v[i], &e->v[end]); end++)
       if (e->v[end].t0 > e->v[last].t0) last = end;
-    for (size_t k = i; k < end && e->v[i].piece >= 0 && is_comm(s, e->v[i].piece) && e->v[i].step >= 0; k++) {
+    for (size_t k = i; k < end && e->v[i].piece >= 0 && !e->v[i].device && is_comm(s, e->v[i].piece) && e->v[i].step >= 0; k++) {
       const double until = e->v[last].t0 < e->v[k].t1 ? e->v[last].t0 : e->v[k].t1;
       if (e->v[k].rank != e->v[last].rank && until > e->v[k].t0) s->wait_us[e->v[k].rank * s->n_rank + e->v[last].rank] += until - e->v[k].t0;
     }
@@ -211,7 +245,10 @@ ti_status ti_trace_summarise(FILE *f, ti_trace_summary *out, ti_error *err) {
     out->wait_us = calloc((size_t)out->n_rank * (size_t)out->n_rank + 1, sizeof(double));
     st = out->wait_us ? sum_ranks(out, &e, err) : ti_error_set(err, TI_ERR_NOMEM, "out of memory");
   }
-  if (!ti_failed(st)) sum_waits(out, &e);
+  if (!ti_failed(st)) {
+    sum_waits(out, &e);
+    qsort(out->device, (size_t)out->n_device, sizeof(*out->device), by_cost);
+  }
   free(e.v);
   return st;
 }

@@ -190,6 +190,15 @@ static int sample_tile(const ti_graph *g) {
   return tile < LEAST ? LEAST : tile;
 }
 
+// What a backend in the making may still lack of what this model needs; NULL: nothing.
+static const char *missing_op(const ti_kernels *k, const ti_config *c) {
+  if (c->attn == TI_ATTN_MLA ? !k->mla_attention || !k->gemm_heads : !k->attention) return "attention";
+  if (!k->sample || !k->penalties || !k->tokens || !k->feed) return "sampling";
+  if (!k->logprobs) return "logprobs";
+  if (c->moe.n_expert && (!k->router || !k->grouped_gemm)) return "mixtures of experts";
+  return NULL;
+}
+
 ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, ti_error *err) {
   const ti_config *c = cfg->model;
   const ti_kernels *k = cfg->kernels;
@@ -197,6 +206,8 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   g->n_lane = cfg->overlap && c->moe.n_expert ? 2 : 1;
   g->sample_tile = sample_tile(g);
   ti_status st = TI_OK;
+  const char *missing = missing_op(k, c);
+  if (missing) return ti_error_set(err, TI_ERR_UNSUPPORTED, "the %s backend has no %s for this model; use --device cpu", k->name, missing);
   if (k->async && c->moe.n_expert)
     return ti_error_set(err, TI_ERR_UNSUPPORTED, "the %s backend runs dense models so far, and this one has %d experts a layer; use --device cpu", k->name, c->moe.n_expert);
   if (cfg->tp->size > TI_GRAPH_RANKS) return ti_error_set(err, TI_ERR_ARG, "--tensor-parallel-size %d: at most %d", cfg->tp->size, TI_GRAPH_RANKS);

@@ -28,8 +28,7 @@ struct ti_recorded {
 // One micro-batch of a dense model on one rank: no host between the ops.
 ti_status ti_graph_record_init(ti_graph *g, ti_error *err) {
   const ti_engine_config *cfg = g->cfg;
-  const bool stamped = cfg->trace && g->k->span_begin;  // a timeline of pieces needs them one by one
-  if (!g->k->graph_begin || cfg->eager || cfg->tap || stamped || g->c->moe.n_expert || cfg->mtp || g->tp->size > 1) return TI_OK;
+  if (!g->k->graph_begin || cfg->eager || cfg->tap || g->c->moe.n_expert || cfg->mtp || g->tp->size > 1) return TI_OK;
   g->recorded = calloc(1, sizeof *g->recorded);
   return g->recorded ? TI_OK : ti_error_set(err, TI_ERR_NOMEM, "no memory for recorded steps");
 }

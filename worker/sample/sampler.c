@@ -78,6 +78,7 @@ void ti_sample_out_fini(ti_sample_out *o, const ti_kernels *k, ti_dev *d) {
 
 typedef struct tile {  // what the rows of a tile want, and where the image's parts lie
   int n, n_bias;
+  int first_row;  // the rows follow each other from here on; -1: they are picked
   bool draw, process, logprob, top, gathered, sharded;
   size_t index, slot, target, bias_id, bias_value, bytes;  // offsets
 } tile;
@@ -110,12 +111,15 @@ static void fill_bias(ti_sampler *s, const ti_sample_job *job, tile *t) {
 static void fill_image(ti_sampler *s, const ti_sample_job *job, tile *t) {
   ti_sample_params *params = s->h_image;
   int32_t *index = (int32_t *)(params + t->n), *slots = index + t->n, *target = slots + t->n;
+  bool picked = false;
+  t->first_row = job[0].row;
   for (int i = 0; i < t->n; i++) {
     const ti_slot *slot = &s->slots->slot[job[i].slot];
     const ti_sampling *p = &slot->sampling;
     const bool draws = job[i].target < 0, suppress = suppressed(slot, &job[i]);
     const int bias = (int)slot->n_bias + (suppress ? s->g->c->n_eos + (int)slot->n_stop : 0);
     index[i] = job[i].row;
+    if (job[i].row != t->first_row + i) picked = true;
     slots[i] = draws ? (int32_t)job[i].slot : -1;
     target[i] = job[i].target;
     params[i] = (ti_sample_params){.temperature = p->temperature,
@@ -137,6 +141,7 @@ static void fill_image(ti_sampler *s, const ti_sample_job *job, tile *t) {
     t->logprob |= job[i].n_logprob >= 0;
     t->top |= job[i].n_logprob > 0;
   }
+  if (picked) t->first_row = -1;
   const size_t n = (size_t)t->n * sizeof(int32_t);
   t->index = (size_t)t->n * sizeof *params;
   t->slot = t->index + n;
@@ -287,13 +292,20 @@ static ti_status run_tile(ti_sampler *s, const void *x, ti_sample_job *job, int 
   fill_image(s, job + first, &t);
   if (t.logprob && t.sharded) return ti_error_set(err, TI_ERR_FORMAT, "plan: rows want logprobs and gather_logits is not set");
   ti_status st = g->k->upload(g->d, s->image, s->h_image, t.bytes);
-  if (!st) st = g->k->permute(g->d, &(ti_permute_args){.out = s->x, .x = x, .src = at(s, t.index), .n_out = n, .n_top = 1, .dim = g->c->hidden});
-  if (!st) st = ti_graph_head(g, s->x, n, s->raw, err);
+  const void *rows = s->x;
+  if (t.first_row >= 0) {
+    rows = ti_row(g, x, t.first_row, g->c->hidden);
+  } else if (!st) {
+    st = g->k->permute(g->d, &(ti_permute_args){.out = s->x, .x = x, .src = at(s, t.index), .n_out = n, .n_top = 1, .dim = g->c->hidden});
+  }
+  if (!st) st = ti_graph_head(g, rows, n, s->raw, err);
   if (!st && t.gathered) st = gather_logits(s, n);
   if (!st && g->cfg->tap && !t.sharded) ti_graph_tap(g, "logits", 0, s->raw, n, g->c->vocab);
   ti_graph_doing(g, "sampling");
+  ti_graph_stamp(g, "sampling", -1);
   if (!st && t.draw) st = draw(s, &t, out->pick + 2 * (size_t)first);
   if (!st && t.logprob) st = logprobs(s, &t, first, out);
+  ti_graph_stamp_end(g);
   if (st && err && !err->code) ti_error_set(err, st, "sampling: %s", ti_status_text(st));
   return st;
 }

@@ -128,6 +128,30 @@ Test(trace_report, sums_pieces_exposure_and_waits) {
   free(s);
 }
 
+// Two steps of a GPU: 10 us of idling between them, 5 between the second one's pieces.
+Test(trace_report, tells_a_devices_idle_time_and_its_dearest_pieces) {
+  static const char text[] =
+      "[\n"
+      "{\"name\":\"embedding\",\"pid\":1,\"tid\":9,\"ts\":0,\"cat\":\"device\",\"ph\":\"X\",\"dur\":10,\"args\":{}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":10,\"cat\":\"device\",\"ph\":\"X\",\"dur\":40,\"args\":{\"layer\":0}},\n"
+      "{\"name\":\"embedding\",\"pid\":1,\"tid\":9,\"ts\":60,\"cat\":\"device\",\"ph\":\"X\",\"dur\":10,\"args\":{}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":75,\"cat\":\"device\",\"ph\":\"X\",\"dur\":30,\"args\":{\"layer\":0}}\n"
+      "]\n";
+  FILE *f = fmemopen((void *)(uintptr_t)text, sizeof(text) - 1, "r");
+  ti_trace_summary *s = calloc(1, sizeof(*s));
+  ti_error err = {0};
+  cr_assert_eq(ti_trace_summarise(f, s, &err), TI_OK, "%s", err.text);
+  fclose(f);
+  cr_assert_float_eq(s->rank[0].device_us, 90, 1e-9);
+  cr_assert_float_eq(s->rank[0].device_idle_us, 10, 1e-9);
+  cr_assert_float_eq(s->rank[0].device_gap_us, 5, 1e-9);
+  cr_assert_eq(s->n_device, 2);
+  cr_assert_str_eq(s->device[0].name, "qkv");
+  cr_assert(s->device[0].n == 2 && s->device[0].us > 69.9 && s->n_piece == 0);
+  ti_trace_summary_fini(s);
+  free(s);
+}
+
 Test(trace_report, names_the_line_that_is_no_event) {
   static const char text[] = "[\n{\"ph\":\"X\",\"name\":\"a\"},\n{\"ph\":\n";
   FILE *f = fmemopen((void *)(uintptr_t)text, sizeof(text) - 1, "r");
