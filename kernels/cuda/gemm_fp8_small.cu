@@ -1,0 +1,278 @@
+#include "kernels/cuda/gemm_fp8_small.h"
+
+#include <assert.h>
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/fp8_swap.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+// What a launch tells its blocks.
+typedef struct small_params {
+  void *out;
+  const float *w_scale, *bias;
+  uint8_t *q;
+  float *q_scale;
+  int64_t ldo, w_scale_ld;
+  int m, n, n_kb;          // n_kb: stages along K
+  int rows, split;         // a block's W rows; the cluster's size
+  int own, own_inv;        // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
+  int ldr;                 // floats from token to token in the reduction buffer
+  int red, sw;             // byte offsets behind the ring
+  int q_ld;
+  bool out_f32, accumulate, silu;
+  ti_swap_ring ring;
+} small_params;
+
+// All loads of this block, by one thread. The first ring of W goes out before the ops before this one are known to have ended.
+template <int MT>
+TI_DEV void load_all(uint8_t *smem, const small_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, int kb0, int kb1, int n0,
+                     int m0) {
+  uint64_t *full = (uint64_t *)(smem + p.ring.bars), *empty = full + p.ring.stages;
+  const int n_kb = kb1 - kb0, ahead = n_kb < p.ring.stages ? n_kb : p.ring.stages;
+  for (int i = 0; i < ahead; i++) {
+    ti_mbar_expect(full + i, p.ring.stage_bytes + MT * 4);
+    ti_tma_load_2d(smem + i * p.ring.stage_bytes, w, full + i, (kb0 + i) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+  }
+  ti_griddep_wait();
+  ti_swap_pos at = {0, 0};
+  for (int kb = 0; kb < n_kb; kb++) {
+    if (kb >= ahead) {
+      ti_mbar_wait(empty + at.i, at.parity ^ 1);
+      ti_mbar_expect(full + at.i, p.ring.stage_bytes + MT * 4);
+      ti_tma_load_2d(smem + at.i * p.ring.stage_bytes, w, full + at.i, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+    }
+    ti_tma_load_2d(smem + at.i * p.ring.stage_bytes + p.ring.x_offset, x, full + at.i, (kb0 + kb) * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
+    ti_tma_load_2d(ti_swap_xs<MT>(smem, p.ring, at.i), xs, full + at.i, m0, kb0 + kb, TI_L2_EVICT_LAST);
+    ti_swap_next(&at, p.ring.stages);
+  }
+}
+
+// This block's sums of K, to the blocks of the cluster that own the tokens: red[rank][token][row] there.
+template <int MT>
+TI_DEV void push(uint8_t *smem, const small_params &p, const float (&sum)[MT / 2], int rank, int n_tok) {
+  const int t = threadIdx.x, row = t / 32 * 16 + t % 32 / 4;
+  const uint32_t base = ti_smem(smem + p.red) + (uint32_t)(rank * p.own * p.ldr + row) * 4;
+#pragma unroll
+  for (int j = 0; j < MT / 8; j++) {
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      const int tok = 8 * j + 2 * (t & 3) + c;
+      if (tok >= n_tok) continue;
+      const int owner = (tok * p.own_inv) >> 16;
+      const uint32_t to = ti_mapa(base + (uint32_t)((tok - owner * p.own) * p.ldr) * 4, (uint32_t)owner);
+      asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to), "f"(sum[4 * j + c]) : "memory");
+      asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to + 32), "f"(sum[4 * j + 2 + c]) : "memory");
+    }
+  }
+  __syncwarp();
+}
+
+// The sum over the cluster, in the order of K: four neighbouring rows of one token.
+TI_DEV float4 gather(const small_params &p, const float *red, int tok, int row) {
+  float4 v = *(const float4 *)(red + tok * p.ldr + row);
+  for (int s = 1; s < p.split; s++) {
+    const float4 u = *(const float4 *)(red + (s * p.own + tok) * p.ldr + row);
+    v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+  }
+  return v;
+}
+
+TI_DEV void write_four(const small_params &p, float4 v, int m, int n) {
+  if (p.bias != NULL) v.x += p.bias[n], v.y += p.bias[n + 1], v.z += p.bias[n + 2], v.w += p.bias[n + 3];
+  if (p.out_f32) {
+    float4 *o = (float4 *)((float *)p.out + m * p.ldo + n);
+    if (p.accumulate) {
+      const float4 u = *o;
+      v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+    }
+    *o = v;
+    return;
+  }
+  uint2 *o = (uint2 *)((uint16_t *)p.out + m * p.ldo + n);
+  if (p.accumulate) {
+    const uint2 u = *o;
+    v.x += __uint_as_float(u.x << 16), v.y += __uint_as_float(u.x & 0xFFFF0000u);
+    v.z += __uint_as_float(u.y << 16), v.w += __uint_as_float(u.y & 0xFFFF0000u);
+  }
+  *o = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
+}
+
+TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_own, int n0) {
+  const int per = p.rows / 4, n_thread = 2 * p.rows;
+  for (int i = threadIdx.x; i < n_own * per; i += n_thread) {
+    const int tok = i / per, row = i % per * 4;
+    if (n0 + row < p.n) write_four(p, gather(p, red, tok, row), m0 + tok, n0 + row);
+  }
+}
+
+// 256 rows are gate | up | gate | up in runs of 64: 128 outputs, a warp a token.
+TI_DEV void write_silu(const small_params &p, const float *red, int m0, int n_own, int n0) {
+  const int lane = threadIdx.x & 31, o = 4 * lane, row = o / 64 * 128 + o % 64, dim = p.n / 2;
+  for (int tok = threadIdx.x / 32; tok < n_own; tok += p.rows / 16) {
+    const float4 g = gather(p, red, tok, row), u = gather(p, red, tok, row + 64);
+    float v[4] = {ti_silu_mul(g.x, u.x), ti_silu_mul(g.y, u.y), ti_silu_mul(g.z, u.z), ti_silu_mul(g.w, u.w)};
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = ti_round_bf16(v[i]);
+    const int64_t m = m0 + tok;
+    if (p.out != NULL) *(uint2 *)((uint16_t *)p.out + m * p.ldo + n0 / 2 + o) = make_uint2(ti_pack_bf16(v[0], v[1]), ti_pack_bf16(v[2], v[3]));
+    if (p.q != NULL) {
+      float s;
+      const uint32_t code = ti_quant_run(v, &s);
+      *(uint32_t *)(p.q + m * dim + n0 / 2 + o) = code;
+      if (lane == 0) p.q_scale[(int64_t)(n0 / 256) * p.q_ld + m] = s;
+    }
+  }
+}
+
+template <int MT>
+static __global__ void __launch_bounds__(MT <= 64 ? 576 : 288, 1)
+    fp8_small(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
+              const __grid_constant__ small_params p) {
+  extern __shared__ __align__(1024) uint8_t smem[];
+  const int warp = threadIdx.x / 32, n_warp = p.rows / 16;
+  const int rank = p.split > 1 ? (int)ti_cluster_rank() : 0;
+  const int n0 = (int)blockIdx.x / p.split * p.rows, m0 = (int)blockIdx.y * MT, n_tok = p.m - m0 < MT ? p.m - m0 : MT;
+  const int kb0 = p.n_kb * rank / p.split, kb1 = p.n_kb * (rank + 1) / p.split;
+  float sum[MT / 2];
+
+  if (warp == n_warp) {  // loads
+    if (threadIdx.x % 32 == 0) {
+      uint64_t *full = (uint64_t *)(smem + p.ring.bars);
+      for (int i = 0; i < p.ring.stages; i++) {
+        ti_mbar_init(full + i, 1);
+        ti_mbar_init(full + p.ring.stages + i, n_warp);
+      }
+      ti_fence_mbar_init();
+      ti_fence_proxy_async();
+    }
+    __syncwarp();
+    __syncthreads();
+    if (p.split > 1) ti_cluster_arrive();
+    ti_griddep_launch();
+    if (threadIdx.x % 32 == 0) load_all<MT>(smem, p, &w, &x, &xs, kb0, kb1, n0, m0);
+    __syncwarp();
+  } else {
+    float *sw = (float *)(smem + p.sw);  // [ceil(rows / 128)][kb1 - kb0]
+    const int n_kb = kb1 - kb0, n_block = (p.n + 127) / 128;
+    for (int i = threadIdx.x; i < (p.rows + 127) / 128 * n_kb; i += 2 * p.rows) {
+      const int block = n0 / 128 + i / n_kb;
+      sw[i] = block < n_block ? p.w_scale[block * p.w_scale_ld + kb0 + i % n_kb] : 0.0f;
+    }
+    __syncthreads();
+    if (p.split > 1) ti_cluster_arrive();
+    const int group = warp / 4;
+    sw += ((n0 % 128 + group * 64) / 128) * n_kb;
+#pragma unroll
+    for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
+    ti_swap_pos at = {0, 0};
+    for (int kb = 0; kb < n_kb; kb++) {
+      ti_swap_step<MT>(smem, p.ring, at, group, sw[kb], sum);
+      ti_swap_next(&at, p.ring.stages);
+    }
+    ti_griddep_wait();
+  }
+  if (p.split > 1) ti_cluster_wait();  // the peers have begun: their shared memory may be written
+  if (warp < n_warp) push<MT>(smem, p, sum, rank, n_tok);
+  if (p.split > 1) {
+    ti_cluster_sync();
+  } else {
+    __syncthreads();
+  }
+  if (warp == n_warp) return;
+  const int left = n_tok - rank * p.own, n_own = left < p.own ? left : p.own;
+  const float *red = (const float *)(smem + p.red);
+  if (p.silu) {
+    write_silu(p, red, m0 + rank * p.own, n_own, n0);
+  } else {
+    write_plain(p, red, m0 + rank * p.own, n_own, n0);
+  }
+}
+
+// ---- host -----------------------------------------------------------------------------------------------------------------------------------------
+
+#define SMEM_BLOCK 232448  // what one block may have
+#define SMEM_SM 233472     // an SM's, of which each block takes another 1,024
+
+typedef void (*small_kernel)(CUtensorMap, CUtensorMap, CUtensorMap, small_params);
+
+static small_kernel kernel_for(int tokens) {
+  switch (tokens) {
+    case 8: return fp8_small<8>;
+    case 16: return fp8_small<16>;
+    case 32: return fp8_small<32>;
+    case 64: return fp8_small<64>;
+    case 128: return fp8_small<128>;
+    default: return NULL;
+  }
+}
+
+extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
+  ti_fp8_small_plan p;
+  const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K;
+  p.tokens = m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : m <= 64 || silu ? 64 : 128;
+  p.rows = silu ? 256 : n < 64 * n_sm / 8 ? 64 : 128;
+  p.per_sm = p.tokens > 64 || p.rows == 256 ? 1 : 2;
+  p.split = 1;
+  while (!deterministic && p.split < 8 && (n + p.rows - 1) / p.rows * p.split * 2 <= n_sm * 2 && p.split * 2 <= n_kb) p.split *= 2;
+  return p;
+}
+
+static ti_status maps(const ti_fp8_small_args *a, const ti_fp8_small_plan *plan, CUtensorMap *w, CUtensorMap *x, CUtensorMap *xs) {
+  const int64_t ldx = a->ldx ? a->ldx : a->k, ld = (a->m + 3) & ~3;
+  const int64_t dim_w[2] = {a->k, a->n}, dim_x[2] = {a->k, a->m}, dim_s[2] = {ld, (a->k + TI_SWAP_K - 1) / TI_SWAP_K}, ldw = a->k;
+  const int box_w[2] = {TI_SWAP_K, plan->rows}, box_x[2] = {TI_SWAP_K, plan->tokens}, box_s[2] = {plan->tokens, 1};
+  ti_status s = ti_tensor_map_2d(w, TI_TMA_U8, a->w, dim_w, &ldw, box_w, TI_TMA_128B);
+  if (s == TI_OK) s = ti_tensor_map_2d(x, TI_TMA_U8, a->x, dim_x, &ldx, box_x, TI_TMA_128B);
+  if (s == TI_OK) s = ti_tensor_map_2d(xs, TI_TMA_F32, a->x_scale, dim_s, &ld, box_s, TI_TMA_PLAIN);
+  return s;
+}
+
+extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
+  ti_fp8_small_plan plan = a->plan;
+  if (plan.rows == 0) plan = ti_cuda_fp8_small_plan(a->m, a->n, a->k, a->silu, d->deterministic, d->n_sm);
+  const small_kernel kernel = kernel_for(plan.tokens);
+  const int n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K, split = plan.split < n_kb ? plan.split : n_kb;
+  assert(kernel != NULL && a->n % 8 == 0 && a->k % 16 == 0 && (plan.tokens <= 64 || plan.rows <= 128));
+  assert(!a->silu || (plan.rows == 256 && a->n % 256 == 0));
+
+  small_params p = {};
+  p.out = a->out, p.w_scale = a->w_scale, p.bias = a->bias, p.q = a->q, p.q_scale = a->q_scale;
+  p.ldo = a->ldo ? a->ldo : a->silu ? a->n / 2 : a->n;
+  p.w_scale_ld = a->w_scale_ld ? a->w_scale_ld : n_kb;
+  p.m = a->m, p.n = a->n, p.n_kb = n_kb, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
+  p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu;
+  const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
+  p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
+  p.ldr = plan.rows + 4;
+  const int red = split * p.own * p.ldr * 4, sw = (plan.rows + 127) / 128 * kb_most * 4;
+  const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - red - sw;
+  int stages = 1;
+  while (stages < kb_most && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
+  p.ring = ti_swap_layout(plan.rows, plan.tokens, stages);
+  p.red = (int)p.ring.end, p.sw = p.red + red;
+  const int smem = p.sw + sw;
+  assert(smem <= SMEM_BLOCK);
+
+  CUtensorMap w, x, xs;
+  const ti_status s = maps(a, &plan, &w, &x, &xs);
+  if (s != TI_OK) return s;
+  cudaLaunchAttribute at[2];
+  cudaLaunchConfig_t c = {};
+  c.gridDim = dim3((unsigned)((a->n + plan.rows - 1) / plan.rows * split), (unsigned)((a->m + plan.tokens - 1) / plan.tokens));
+  c.blockDim = dim3((unsigned)(plan.rows * 2 + 32));
+  c.dynamicSmemBytes = (size_t)smem;
+  c.stream = d->stream;
+  c.attrs = at;
+  if (split > 1) {
+    at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    at[c.numAttrs].val.clusterDim.x = (unsigned)split, at[c.numAttrs].val.clusterDim.y = 1, at[c.numAttrs].val.clusterDim.z = 1;
+    c.numAttrs++;
+  }
+  if (d->pdl) {
+    at[c.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    at[c.numAttrs].val.programmaticStreamSerializationAllowed = 1;
+    c.numAttrs++;
+  }
+  if (cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM_BLOCK) != cudaSuccess) return TI_ERR_INTERNAL;
+  return cudaLaunchKernelEx(&c, kernel, w, x, xs, p) == cudaSuccess ? TI_OK : TI_ERR_INTERNAL;
+}
