@@ -84,23 +84,65 @@ TI_DEV void ti_swap_step(uint8_t *smem, const ti_swap_ring &r, ti_swap_pos p, in
   if ((threadIdx.x & 31) == 0) ti_mbar_arrive(empty + p.i);
 }
 
-// silu(gate) * up of one token's run of 128 outputs, one warp, 4 a lane, rounded to bf16; then the 1x128 codes and their scale (lane 0's to store).
-// s = max(amax, 1e-4) / 448, code = e4m3(v / s).
-TI_DEV float ti_silu_mul(float gate, float up) { return gate / (1.0f + __expf(-gate)) * up; }
-TI_DEV float ti_round_bf16(float v) { return __uint_as_float(ti_pack_bf16(0.0f, v) & 0xFFFF0000u); }
-TI_DEV uint32_t ti_pack_e4m3(float a, float b, float c, float d) {
-  uint16_t lo, hi;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(b), "f"(a));
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(d), "f"(c));
-  return (uint32_t)lo | (uint32_t)hi << 16;
+// The scales of 64 W rows along K, 32 stages at a time: one a lane, and the next 32 on their way.
+typedef struct ti_swap_scales {
+  const float *from;  // [n]
+  int n;
+  float now, next;
+} ti_swap_scales;
+TI_DEV float ti_swap_scale_load(const ti_swap_scales &s, int kb) {
+  const int i = kb + (int)(threadIdx.x & 31);
+  return i < s.n ? __ldg(s.from + i) : 0.0f;
 }
-TI_DEV uint32_t ti_quant_run(const float (&v)[4], float *scale) {
-  float amax = fmaxf(fmaxf(fabsf(v[0]), fabsf(v[1])), fmaxf(fabsf(v[2]), fabsf(v[3])));
+TI_DEV ti_swap_scales ti_swap_scales_at(const float *from, int n) {
+  ti_swap_scales s = {from, n, 0.0f, 0.0f};
+  s.next = ti_swap_scale_load(s, 0);
+  return s;
+}
+// Stage kb's: to be asked in order. Warp.
+TI_DEV float ti_swap_scale(ti_swap_scales *s, int kb) {
+  if (kb % 32 == 0) {
+    s->now = s->next;
+    s->next = ti_swap_scale_load(*s, kb + 32);
+  }
+  return __shfl_sync(0xffffffffu, s->now, kb % 32);
+}
+
+// The sums' way to shared memory, token by token: 16 rows of W stand as 0 8 1 9 2 10 .. 7 15, so that a thread writes its two rows of a token at once;
+// `ldr` floats from token to token, 4 more than a multiple of 16 (no bank conflicts). The place of this thread's pair in a token:
+TI_DEV int ti_swap_pair() { return (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4 * 2; }
+// Place 4 i (a multiple of 4) holds rows r, r + 8, r + 1, r + 9 with r:
+TI_DEV int ti_swap_row(int place) { return place / 16 * 16 + place % 16 / 2; }
+
+// A run of 128 outputs of silu(gate) * up of one token, a warp: a lane's four, at o, o + 8, o + 1, o + 9 (ti_swap_row), rounded to bf16.
+typedef struct ti_swap_silu {
+  float v[4];
+} ti_swap_silu;
+TI_DEV float ti_silu_mul(float gate, float up) { return gate / (1.0f + __expf(-gate)) * up; }
+TI_DEV ti_swap_silu ti_swap_silu_mul(float4 gate, float4 up) {
+  ti_swap_silu s = {{ti_silu_mul(gate.x, up.x), ti_silu_mul(gate.y, up.y), ti_silu_mul(gate.z, up.z), ti_silu_mul(gate.w, up.w)}};
 #pragma unroll
-  for (int o = 16; o > 0; o >>= 1) amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, o));
-  const float s = fmaxf(amax, 1e-4f) / 448.0f;
-  *scale = s;
-  return ti_pack_e4m3(v[0] / s, v[1] / s, v[2] / s, v[3] / s);
+  for (int i = 0; i < 4; i++) s.v[i] = __uint_as_float(ti_pack_bf16(0.0f, s.v[i]) & 0xFFFF0000u);
+  return s;
+}
+TI_DEV void ti_swap_silu_store(uint16_t *o, const ti_swap_silu &s) {
+  *(uint32_t *)o = ti_pack_bf16(s.v[0], s.v[2]);
+  *(uint32_t *)(o + 8) = ti_pack_bf16(s.v[1], s.v[3]);
+}
+TI_DEV uint16_t ti_pack_e4m3(float lo, float hi) {
+  uint16_t r;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(hi), "f"(lo));
+  return r;
+}
+// The run's codes to o, as quant_fp8 makes them: s = max(amax, 1e-4) / 448, code = e4m3(v / s). Returns s.
+TI_DEV float ti_swap_silu_quant(uint8_t *o, const ti_swap_silu &s) {
+  float amax = fmaxf(fmaxf(fabsf(s.v[0]), fabsf(s.v[1])), fmaxf(fabsf(s.v[2]), fabsf(s.v[3])));
+#pragma unroll
+  for (int d = 16; d > 0; d >>= 1) amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, d));
+  const float scale = fmaxf(amax, 1e-4f) / 448.0f;
+  *(uint16_t *)o = ti_pack_e4m3(s.v[0] / scale, s.v[2] / scale);
+  *(uint16_t *)(o + 8) = ti_pack_e4m3(s.v[1] / scale, s.v[3] / scale);
+  return scale;
 }
 #endif
 #endif

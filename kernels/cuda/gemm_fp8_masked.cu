@@ -81,44 +81,39 @@ TI_DEV void load_all(uint8_t *smem, const masked_params &p, const CUtensorMap *w
 // The sums to the staging buffer, token by token.
 template <int MT>
 TI_DEV void stage_sums(float *buf, int ldr, const float (&sum)[MT / 2], int n_tok) {
-  const int t = threadIdx.x, row = t / 32 * 16 + t % 32 / 4;
+  buf += ti_swap_pair();
 #pragma unroll
   for (int j = 0; j < MT / 8; j++) {
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-      const int tok = 8 * j + 2 * (t & 3) + c;
-      if (tok >= n_tok) continue;
-      buf[tok * ldr + row] = sum[4 * j + c];
-      buf[tok * ldr + row + 8] = sum[4 * j + 2 + c];
+      const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
+      if (tok < n_tok) *(float2 *)(buf + tok * ldr) = make_float2(sum[4 * j + c], sum[4 * j + 2 + c]);
     }
   }
 }
 
 TI_DEV void write_plain(const masked_params &p, const float *buf, const masked_tile &tile) {
-  const int per = p.rows / 8;
+  const int per = p.rows / 4;
   uint16_t *out = (uint16_t *)p.out + ((int64_t)tile.e * p.max_m + tile.m0) * p.n + tile.n0;
   for (int i = threadIdx.x; i < tile.n_tok * per; i += 2 * p.rows) {
-    const int tok = i / per, row = i % per * 8;
-    const float4 a = *(const float4 *)(buf + tok * p.ldr + row), b = *(const float4 *)(buf + tok * p.ldr + row + 4);
-    *(uint4 *)(out + (int64_t)tok * p.n + row) =
-        make_uint4(ti_pack_bf16(a.x, a.y), ti_pack_bf16(a.z, a.w), ti_pack_bf16(b.x, b.y), ti_pack_bf16(b.z, b.w));
+    const int tok = i / per, place = i % per * 4;
+    const float4 v = *(const float4 *)(buf + tok * p.ldr + place);
+    uint16_t *o = out + (int64_t)tok * p.n + ti_swap_row(place);
+    *(uint32_t *)o = ti_pack_bf16(v.x, v.z);
+    *(uint32_t *)(o + 8) = ti_pack_bf16(v.y, v.w);
   }
 }
 
 // 256 rows are gate | up | gate | up in runs of 64: 128 outputs, a warp a token.
 TI_DEV void write_silu(const masked_params &p, const float *buf, const masked_tile &tile) {
-  const int lane = threadIdx.x & 31, o = 4 * lane, row = o / 64 * 128 + o % 64, dim = p.n / 2;
+  const int lane = threadIdx.x & 31, place = lane / 16 * 128 + lane % 16 * 4, o = lane / 16 * 64 + ti_swap_row(lane % 16 * 4), dim = p.n / 2;
   for (int tok = threadIdx.x / 32; tok < tile.n_tok; tok += p.rows / 16) {
-    const float4 g = *(const float4 *)(buf + tok * p.ldr + row), u = *(const float4 *)(buf + tok * p.ldr + row + 64);
-    float v[4] = {ti_silu_mul(g.x, u.x), ti_silu_mul(g.y, u.y), ti_silu_mul(g.z, u.z), ti_silu_mul(g.w, u.w)};
-#pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = ti_round_bf16(v[i]);
-    const int64_t m = (int64_t)tile.e * p.max_m + tile.m0 + tok, to = m * dim + tile.n0 / 2 + o;
-    if (p.out != NULL) *(uint2 *)((uint16_t *)p.out + to) = make_uint2(ti_pack_bf16(v[0], v[1]), ti_pack_bf16(v[2], v[3]));
+    const float *from = buf + tok * p.ldr + place;
+    const ti_swap_silu out = ti_swap_silu_mul(*(const float4 *)from, *(const float4 *)(from + 64));
+    const int64_t m = (int64_t)tile.e * p.max_m + tile.m0 + tok, at = m * dim + tile.n0 / 2 + o;
+    if (p.out != NULL) ti_swap_silu_store((uint16_t *)p.out + at, out);
     if (p.q != NULL) {
-      float s;
-      const uint32_t code = ti_quant_run(v, &s);
-      *(uint32_t *)(p.q + to) = code;
+      const float s = ti_swap_silu_quant(p.q + at, out);
       if (lane == 0) p.q_scale[(int64_t)(tile.n0 / 256) * p.n_expert * p.max_m + m] = s;
     }
   }
@@ -126,22 +121,18 @@ TI_DEV void write_silu(const masked_params &p, const float *buf, const masked_ti
 
 template <int MT>
 TI_DEV void multiply_all(uint8_t *smem, const masked_params &p, const int32_t *count, const int32_t *first) {
-  const int group = threadIdx.x / 128, lane = threadIdx.x & 31;
+  const int group = threadIdx.x / 128;
   float *buf = (float *)(smem + p.stage);
   ti_swap_pos at = {0, 0};
   masked_tile tile = {};
   for (int t = (int)blockIdx.x, n_tile = first[p.n_expert]; t < n_tile; t += (int)gridDim.x) {
     tile = tile_at<MT>(p, count, first, t, tile.e);
-    const float *ws = p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb;
-    float sum[MT / 2], sw = 0.0f, sw_next = lane < p.n_kb ? ws[lane] : 0.0f;  // 32 stages' scales, one a lane, and the next 32
+    ti_swap_scales sw = ti_swap_scales_at(p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb, p.n_kb);
+    float sum[MT / 2];
 #pragma unroll
     for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
     for (int kb = 0; kb < p.n_kb; kb++) {
-      if (kb % 32 == 0) {
-        sw = sw_next;
-        sw_next = kb + 32 + lane < p.n_kb ? ws[kb + 32 + lane] : 0.0f;
-      }
-      ti_swap_step<MT>(smem, p.ring, at, group, __shfl_sync(0xffffffffu, sw, kb % 32), sum);
+      ti_swap_step<MT>(smem, p.ring, at, group, ti_swap_scale(&sw, kb), sum);
       ti_swap_next(&at, p.ring.stages);
     }
     ti_bar_sync(1, 2 * p.rows);  // the tile before has left the staging buffer

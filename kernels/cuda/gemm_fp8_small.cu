@@ -17,7 +17,7 @@ typedef struct small_params {
   int rows, split;         // a block's W rows; the cluster's size
   int own, own_inv;        // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
   int ldr;                 // floats from token to token in the reduction buffer
-  int red, sw;             // byte offsets behind the ring
+  int red, done;           // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
   int q_ld;
   bool out_f32, accumulate, silu;
   ti_swap_ring ring;
@@ -47,79 +47,75 @@ TI_DEV void load_all(uint8_t *smem, const small_params &p, const CUtensorMap *w,
   }
 }
 
-// This block's sums of K, to the blocks of the cluster that own the tokens: red[rank][token][row] there.
+// This block's sums of K, to the blocks of the cluster that own the tokens: red[rank][token][place] there, whose barrier counts the bytes.
 template <int MT>
 TI_DEV void push(uint8_t *smem, const small_params &p, const float (&sum)[MT / 2], int rank, int n_tok) {
-  const int t = threadIdx.x, row = t / 32 * 16 + t % 32 / 4;
-  const uint32_t base = ti_smem(smem + p.red) + (uint32_t)(rank * p.own * p.ldr + row) * 4;
+  const uint32_t base = ti_smem(smem + p.red) + (uint32_t)(rank * p.own * p.ldr + ti_swap_pair()) * 4, bar = ti_smem(smem + p.done);
 #pragma unroll
   for (int j = 0; j < MT / 8; j++) {
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-      const int tok = 8 * j + 2 * (t & 3) + c;
+      const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
       if (tok >= n_tok) continue;
-      const int owner = (tok * p.own_inv) >> 16;
-      const uint32_t to = ti_mapa(base + (uint32_t)((tok - owner * p.own) * p.ldr) * 4, (uint32_t)owner);
-      asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to), "f"(sum[4 * j + c]) : "memory");
-      asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to + 32), "f"(sum[4 * j + 2 + c]) : "memory");
+      const uint32_t owner = (uint32_t)(tok * p.own_inv) >> 16;
+      const uint32_t to = base + (uint32_t)((tok - (int)owner * p.own) * p.ldr) * 4;
+      if (p.split > 1) {
+        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(ti_mapa(to, owner)),
+                     "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]), "r"(ti_mapa(bar, owner))
+                     : "memory");
+      } else {
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]) : "memory");
+      }
     }
   }
-  __syncwarp();
 }
 
-// The sum over the cluster, in the order of K: four neighbouring rows of one token.
-TI_DEV float4 gather(const small_params &p, const float *red, int tok, int row) {
-  float4 v = *(const float4 *)(red + tok * p.ldr + row);
+// The sum over the cluster, in the order of K: the four rows at a place of one token.
+TI_DEV float4 gather(const small_params &p, const float *red, int tok, int place) {
+  float4 v = *(const float4 *)(red + tok * p.ldr + place);
   for (int s = 1; s < p.split; s++) {
-    const float4 u = *(const float4 *)(red + (s * p.own + tok) * p.ldr + row);
+    const float4 u = *(const float4 *)(red + (s * p.own + tok) * p.ldr + place);
     v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
   }
   return v;
 }
 
-TI_DEV void write_four(const small_params &p, float4 v, int m, int n) {
-  if (p.bias != NULL) v.x += p.bias[n], v.y += p.bias[n + 1], v.z += p.bias[n + 2], v.w += p.bias[n + 3];
+// Two neighbouring columns of out.
+TI_DEV void write_two(const small_params &p, float a, float b, int m, int n) {
+  if (p.bias != NULL) a += p.bias[n], b += p.bias[n + 1];
   if (p.out_f32) {
-    float4 *o = (float4 *)((float *)p.out + m * p.ldo + n);
-    if (p.accumulate) {
-      const float4 u = *o;
-      v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
-    }
-    *o = v;
-    return;
+    float2 *o = (float2 *)((float *)p.out + m * p.ldo + n);
+    if (p.accumulate) a += o->x, b += o->y;
+    *o = make_float2(a, b);
+  } else {
+    uint32_t *o = (uint32_t *)((uint16_t *)p.out + m * p.ldo + n);
+    if (p.accumulate) a += __uint_as_float(*o << 16), b += __uint_as_float(*o & 0xFFFF0000u);
+    *o = ti_pack_bf16(a, b);
   }
-  uint2 *o = (uint2 *)((uint16_t *)p.out + m * p.ldo + n);
-  if (p.accumulate) {
-    const uint2 u = *o;
-    v.x += __uint_as_float(u.x << 16), v.y += __uint_as_float(u.x & 0xFFFF0000u);
-    v.z += __uint_as_float(u.y << 16), v.w += __uint_as_float(u.y & 0xFFFF0000u);
-  }
-  *o = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
 }
 
 TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_own, int n0) {
   const int per = p.rows / 4, n_thread = 2 * p.rows;
   for (int i = threadIdx.x; i < n_own * per; i += n_thread) {
-    const int tok = i / per, row = i % per * 4;
-    if (n0 + row < p.n) write_four(p, gather(p, red, tok, row), m0 + tok, n0 + row);
+    const int tok = i / per, place = i % per * 4, n = n0 + ti_swap_row(place);
+    if (n >= p.n) continue;
+    const float4 v = gather(p, red, tok, place);
+    write_two(p, v.x, v.z, m0 + tok, n);
+    if (n + 8 < p.n) write_two(p, v.y, v.w, m0 + tok, n + 8);
   }
 }
 
 // 256 rows are gate | up | gate | up in runs of 64: 128 outputs, a warp a token.
 TI_DEV void write_silu(const small_params &p, const float *red, int m0, int n_own, int n0) {
-  const int lane = threadIdx.x & 31, o = 4 * lane, row = o / 64 * 128 + o % 64, dim = p.n / 2;
+  const int lane = threadIdx.x & 31, place = lane / 16 * 128 + lane % 16 * 4, dim = p.n / 2, o = n0 / 2 + lane / 16 * 64 + ti_swap_row(lane % 16 * 4);
   for (int tok = threadIdx.x / 32; tok < n_own; tok += p.rows / 16) {
-    const float4 g = gather(p, red, tok, row), u = gather(p, red, tok, row + 64);
-    float v[4] = {ti_silu_mul(g.x, u.x), ti_silu_mul(g.y, u.y), ti_silu_mul(g.z, u.z), ti_silu_mul(g.w, u.w)};
-#pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = ti_round_bf16(v[i]);
-    const int64_t m = m0 + tok;
-    if (p.out != NULL) *(uint2 *)((uint16_t *)p.out + m * p.ldo + n0 / 2 + o) = make_uint2(ti_pack_bf16(v[0], v[1]), ti_pack_bf16(v[2], v[3]));
+    const float4 g = gather(p, red, tok, place), u = gather(p, red, tok, place + 64);
+    const ti_swap_silu out = ti_swap_silu_mul(g, u);
+    const int64_t at = (int64_t)(m0 + tok) * dim + o;
+    if (p.out != NULL) ti_swap_silu_store((uint16_t *)p.out + (m0 + tok) * p.ldo + o, out);
     if (p.q != NULL) {
-      float s;
-      const uint32_t code = ti_quant_run(v, &s);
-      *(uint32_t *)(p.q + m * dim + n0 / 2 + o) = code;
-      if (lane == 0) p.q_scale[(int64_t)(n0 / 256) * p.q_ld + m] = s;
+      const float s = ti_swap_silu_quant(p.q + at, out);
+      if (lane == 0) p.q_scale[(int64_t)(n0 / 256) * p.q_ld + m0 + tok] = s;
     }
   }
 }
@@ -133,53 +129,48 @@ static __global__ void __launch_bounds__(MT <= 64 ? 576 : 288, 1)
   const int rank = p.split > 1 ? (int)ti_cluster_rank() : 0;
   const int n0 = (int)blockIdx.x / p.split * p.rows, m0 = (int)blockIdx.y * MT, n_tok = p.m - m0 < MT ? p.m - m0 : MT;
   const int kb0 = p.n_kb * rank / p.split, kb1 = p.n_kb * (rank + 1) / p.split;
+  const int left = n_tok - rank * p.own, n_own = left < p.own ? left : p.own;  // tokens that this block sums up and writes
   float sum[MT / 2];
 
   if (warp == n_warp) {  // loads
     if (threadIdx.x % 32 == 0) {
-      uint64_t *full = (uint64_t *)(smem + p.ring.bars);
+      uint64_t *full = (uint64_t *)(smem + p.ring.bars), *done = (uint64_t *)(smem + p.done);
       for (int i = 0; i < p.ring.stages; i++) {
         ti_mbar_init(full + i, 1);
         ti_mbar_init(full + p.ring.stages + i, n_warp);
       }
+      ti_mbar_init(done, 1);
       ti_fence_mbar_init();
-      ti_fence_proxy_async();
+      if (p.split > 1 && n_own > 0) ti_mbar_expect(done, (uint32_t)(p.split * n_own * p.rows * 4));
     }
     __syncwarp();
     __syncthreads();
-    if (p.split > 1) ti_cluster_arrive();
+    if (p.split > 1) ti_cluster_arrive_relaxed();
     ti_griddep_launch();
     if (threadIdx.x % 32 == 0) load_all<MT>(smem, p, &w, &x, &xs, kb0, kb1, n0, m0);
     __syncwarp();
   } else {
-    float *sw = (float *)(smem + p.sw);  // [ceil(rows / 128)][kb1 - kb0]
-    const int n_kb = kb1 - kb0, n_block = (p.n + 127) / 128;
-    for (int i = threadIdx.x; i < (p.rows + 127) / 128 * n_kb; i += 2 * p.rows) {
-      const int block = n0 / 128 + i / n_kb;
-      sw[i] = block < n_block ? p.w_scale[block * p.w_scale_ld + kb0 + i % n_kb] : 0.0f;
-    }
+    const int group = warp / 4, n_kb = kb1 - kb0, last = (p.n - 1) / 128, block = (n0 + group * 64) / 128;
+    ti_swap_scales sw = ti_swap_scales_at(p.w_scale + (block < last ? block : last) * p.w_scale_ld + kb0, n_kb);
     __syncthreads();
-    if (p.split > 1) ti_cluster_arrive();
-    const int group = warp / 4;
-    sw += ((n0 % 128 + group * 64) / 128) * n_kb;
+    if (p.split > 1) ti_cluster_arrive_relaxed();
 #pragma unroll
     for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
     ti_swap_pos at = {0, 0};
     for (int kb = 0; kb < n_kb; kb++) {
-      ti_swap_step<MT>(smem, p.ring, at, group, sw[kb], sum);
+      ti_swap_step<MT>(smem, p.ring, at, group, ti_swap_scale(&sw, kb), sum);
       ti_swap_next(&at, p.ring.stages);
     }
     ti_griddep_wait();
   }
   if (p.split > 1) ti_cluster_wait();  // the peers have begun: their shared memory may be written
-  if (warp < n_warp) push<MT>(smem, p, sum, rank, n_tok);
-  if (p.split > 1) {
-    ti_cluster_sync();
-  } else {
-    __syncthreads();
-  }
   if (warp == n_warp) return;
-  const int left = n_tok - rank * p.own, n_own = left < p.own ? left : p.own;
+  push<MT>(smem, p, sum, rank, n_tok);
+  if (p.split == 1) {
+    ti_bar_sync(1, 2 * p.rows);
+  } else if (n_own > 0) {
+    ti_mbar_wait((uint64_t *)(smem + p.done), 0);  // no peer writes here after this: the block may end
+  }
   const float *red = (const float *)(smem + p.red);
   if (p.silu) {
     write_silu(p, red, m0 + rank * p.own, n_own, n0);
@@ -244,13 +235,13 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
   p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
   p.ldr = plan.rows + 4;
-  const int red = split * p.own * p.ldr * 4, sw = (plan.rows + 127) / 128 * kb_most * 4;
-  const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - red - sw;
+  const int red = split * p.own * p.ldr * 4;
+  const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - red - 8;
   int stages = 1;
   while (stages < kb_most && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
   p.ring = ti_swap_layout(plan.rows, plan.tokens, stages);
-  p.red = (int)p.ring.end, p.sw = p.red + red;
-  const int smem = p.sw + sw;
+  p.red = (int)p.ring.end, p.done = p.red + red;
+  const int smem = p.done + 8;
   assert(smem <= SMEM_BLOCK);
 
   CUtensorMap w, x, xs;
