@@ -16,6 +16,9 @@
 
 #define TI_SWAP_K 128  // one stage's K: a swizzled row, and the scales' block
 
+// Threads behind the math warpgroups: one warp, or, where the math warps need its registers, a warpgroup that gives them away.
+static inline __host__ __device__ int ti_swap_load_threads(int mt) { return mt > 64 ? 128 : 32; }
+
 // Shared memory by byte offsets from its 1,024-aligned start. Host and device compute the same.
 typedef struct ti_swap_ring {
   int stages;
@@ -38,50 +41,84 @@ static inline __host__ __device__ ti_swap_ring ti_swap_layout(int rows, int mt, 
 }
 
 #ifdef __CUDACC__
-// Where a role stands in the ring.
-typedef struct ti_swap_pos {
-  int i;
-  uint32_t parity;
-} ti_swap_pos;
-TI_DEV void ti_swap_next(ti_swap_pos *p, int stages) {
-  if (++p->i == stages) {
-    p->i = 0;
-    p->parity ^= 1;
+// Addresses here are 32-bit shared ones and the same in all threads of a warp, which lets them live in uniform registers: between two wgmmas of a stage
+// there is no time for more.
+TI_DEV uint32_t ti_swap_uniform(uint32_t v) { return __shfl_sync(0xffffffffu, v, 0); }
+
+TI_DEV bool ti_swap_try(uint32_t bar, uint32_t parity) {
+  uint32_t done;
+  asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+  return done != 0;
+}
+TI_DEV void ti_swap_wait(uint32_t bar, uint32_t parity) {
+  for (uint32_t left = TI_MBAR_TRIES; !ti_swap_try(bar, parity); left--) {
+    if (left == 0) __trap();
   }
 }
 
+// Where a role stands in the ring.
+typedef struct ti_swap_pos {
+  uint32_t stage, bar;  // addresses of the stage and of its full barrier
+  uint32_t parity;
+  int i;
+} ti_swap_pos;
+TI_DEV ti_swap_pos ti_swap_first(uint32_t smem, const ti_swap_ring &r) {
+  const ti_swap_pos p = {smem, smem + r.bars, 0, 0};
+  return p;
+}
+TI_DEV void ti_swap_next(ti_swap_pos *p, const ti_swap_ring &r, uint32_t smem) {
+  p->i++, p->stage += r.stage_bytes, p->bar += 8;
+  if (p->i == r.stages) p->i = 0, p->stage = smem, p->bar = smem + r.bars, p->parity ^= 1;
+}
 template <int MT>
-TI_DEV float *ti_swap_xs(uint8_t *smem, const ti_swap_ring &r, int i) {
-  return (float *)(smem + r.xs + (uint32_t)i * ((MT * 4 + 127) & ~127u));
+TI_DEV uint32_t ti_swap_xs_at(const ti_swap_ring &r, uint32_t smem, int i) {
+  return smem + r.xs + (uint32_t)i * ((MT * 4 + 127) & ~127u);
 }
 
-// One stage: sum += (W x^T) * (sw * xs), then the stage is given back. A math warpgroup (`group` of the block's R / 64).
+// The low word of ti_wgmma_desc: address / 16, and the leading offset that K-major operands do not use.
+TI_DEV uint64_t ti_swap_desc(uint32_t address, int k) {
+  return (uint64_t)(64u | 1u << 30) << 32 | (uint64_t)((address >> 4 | 1u << 16) + 2 * k);
+}
+
+// One stage's products into acc, as one group of wgmmas. `rows`: the byte offset of the warpgroup's 64 rows in a stage.
 template <int MT>
-TI_DEV void ti_swap_step(uint8_t *smem, const ti_swap_ring &r, ti_swap_pos p, int group, float sw, float (&sum)[MT / 2]) {
-  uint64_t *full = (uint64_t *)(smem + r.bars), *empty = full + r.stages;
-  uint8_t *stage = smem + (uint32_t)p.i * r.stage_bytes;
-  const uint64_t a = ti_wgmma_desc(stage + group * 64 * TI_SWAP_K), b = ti_wgmma_desc(stage + r.x_offset);
-  const float *xs = ti_swap_xs<MT>(smem, r, p.i) + 2 * (threadIdx.x & 3);
-  float acc[MT / 2];
-  ti_mbar_wait(full + p.i, p.parity);
+TI_DEV void ti_swap_issue(const ti_swap_ring &r, const ti_swap_pos &p, uint32_t rows, float (&acc)[MT / 2]) {
+  ti_swap_wait(p.bar, p.parity);
   ti_wgmma_hold(acc);
   ti_wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < 4; k++) ti_wgmma_e4m3<MT>(acc, a + 2 * k, b + 2 * k, k > 0);
+  for (int k = 0; k < 4; k++) ti_wgmma_e4m3<MT>(acc, ti_swap_desc(p.stage + rows, k), ti_swap_desc(p.stage + r.x_offset, k), k > 0);
   ti_wgmma_commit();
-  ti_wgmma_wait<0>();
+}
+
+TI_DEV float2 ti_swap_pair_scale(uint32_t xs, float sw) {
+  float a, b;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(a), "=f"(b) : "r"(xs));
+  return make_float2(a * sw, b * sw);
+}
+
+// Waits until at most LEFT groups are open, sum += acc * (sw * xs), and gives the stage back.
+template <int MT, int LEFT>
+TI_DEV void ti_swap_promote(const ti_swap_ring &r, const ti_swap_pos &p, uint32_t smem, float sw, float (&acc)[MT / 2], float (&sum)[MT / 2]) {
+  const uint32_t xs = ti_swap_xs_at<MT>(r, smem, p.i) + 8 * (threadIdx.x & 3);
+  const bool early = MT <= 64;  // the scales before the wait, where registers allow
+  float2 s[MT / 8];
+  if (early) {
+#pragma unroll
+    for (int j = 0; j < MT / 8; j++) s[j] = ti_swap_pair_scale(xs + 32 * j, sw);
+  }
+  ti_wgmma_wait<LEFT>();
   ti_wgmma_hold(acc);
 #pragma unroll
   for (int j = 0; j < MT / 8; j++) {
-    const float2 s = *(const float2 *)(xs + 8 * j);
-    const float s0 = sw * s.x, s1 = sw * s.y;
-    sum[4 * j + 0] += acc[4 * j + 0] * s0;
-    sum[4 * j + 1] += acc[4 * j + 1] * s1;
-    sum[4 * j + 2] += acc[4 * j + 2] * s0;
-    sum[4 * j + 3] += acc[4 * j + 3] * s1;
+    if (!early) s[j] = ti_swap_pair_scale(xs + 32 * j, sw);
+    sum[4 * j + 0] += acc[4 * j + 0] * s[j].x;
+    sum[4 * j + 1] += acc[4 * j + 1] * s[j].y;
+    sum[4 * j + 2] += acc[4 * j + 2] * s[j].x;
+    sum[4 * j + 3] += acc[4 * j + 3] * s[j].y;
   }
   __syncwarp();
-  if ((threadIdx.x & 31) == 0) ti_mbar_arrive(empty + p.i);
+  if ((threadIdx.x & 31) == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(p.bar + 8 * (uint32_t)r.stages) : "memory");
 }
 
 // The scales of 64 W rows along K, 32 stages at a time: one a lane, and the next 32 on their way.
@@ -106,6 +143,55 @@ TI_DEV float ti_swap_scale(ti_swap_scales *s, int kb) {
     s->next = ti_swap_scale_load(*s, kb + 32);
   }
   return __shfl_sync(0xffffffffu, s->now, kb % 32);
+}
+
+// n_kb stages of a math warpgroup: sum = W x^T. AHEAD 1: a stage's products run in the tensor core while the stage before is promoted.
+template <int MT, int AHEAD>
+TI_DEV void ti_swap_multiply(const ti_swap_ring &r, ti_swap_pos *at, uint32_t smem, uint32_t rows, ti_swap_scales sw, int n_kb, float (&sum)[MT / 2]) {
+#pragma unroll
+  for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
+  float acc[1 + AHEAD][MT / 2];
+  if (AHEAD == 0) {
+    for (int kb = 0; kb < n_kb; kb++) {
+      const float s = ti_swap_scale(&sw, kb);
+      ti_swap_issue<MT>(r, *at, rows, acc[0]);
+      ti_swap_promote<MT, 0>(r, *at, smem, s, acc[0], sum);
+      ti_swap_next(at, r, smem);
+    }
+    return;
+  }
+  ti_swap_pos p = *at;  // the stage whose products are open the longest
+  ti_swap_issue<MT>(r, *at, rows, acc[0]);
+  int kb = 0;
+  for (; kb + 2 < n_kb; kb += 2) {
+    ti_swap_next(at, r, smem);
+    ti_swap_issue<MT>(r, *at, rows, acc[AHEAD]);
+    ti_swap_promote<MT, 1>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
+    p = *at;
+    ti_swap_next(at, r, smem);
+    ti_swap_issue<MT>(r, *at, rows, acc[0]);
+    ti_swap_promote<MT, 1>(r, p, smem, ti_swap_scale(&sw, kb + 1), acc[AHEAD], sum);
+    p = *at;
+  }
+  if (kb + 1 < n_kb) {
+    ti_swap_next(at, r, smem);
+    ti_swap_issue<MT>(r, *at, rows, acc[AHEAD]);
+    ti_swap_promote<MT, 1>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
+    ti_swap_promote<MT, 0>(r, *at, smem, ti_swap_scale(&sw, kb + 1), acc[AHEAD], sum);
+  } else {
+    ti_swap_promote<MT, 0>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
+  }
+  ti_swap_next(at, r, smem);
+}
+
+// TMA loads by address, one thread.
+TI_DEV void ti_swap_expect(uint32_t bar, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+TI_DEV void ti_swap_load(uint32_t dst, const CUtensorMap *map, uint32_t bar, int x, int y, uint64_t l2) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst),
+               "l"(map), "r"(bar), "r"(x), "r"(y), "l"(l2)
+               : "memory");
 }
 
 // The sums' way to shared memory, token by token: 16 rows of W stand as 0 8 1 9 2 10 .. 7 15, so that a thread writes its two rows of a token at once;

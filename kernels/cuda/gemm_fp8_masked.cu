@@ -56,24 +56,25 @@ TI_DEV masked_tile tile_at(const masked_params &p, const int32_t *count, const i
   return tile;
 }
 
-// All loads, by one thread: it runs ahead over the tiles as far as the ring reaches.
+// All loads, by one warp: it runs ahead over the tiles as far as the ring reaches.
 template <int MT>
-TI_DEV void load_all(uint8_t *smem, const masked_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, const int32_t *count,
+TI_DEV void load_all(uint32_t smem, const masked_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, const int32_t *count,
                      const int32_t *first) {
-  uint64_t *full = (uint64_t *)(smem + p.ring.bars), *empty = full + p.ring.stages;
-  ti_swap_pos at = {0, 0};
+  ti_swap_pos at = ti_swap_first(smem, p.ring);
   masked_tile tile = {};
   for (int t = (int)blockIdx.x, n_tile = first[p.n_expert]; t < n_tile; t += (int)gridDim.x) {
     tile = tile_at<MT>(p, count, first, t, tile.e);
     const int w0 = tile.e * p.n + tile.n0, x0 = tile.e * p.max_m + tile.m0;
+    const uint64_t l2 = count[tile.e] > MT ? TI_L2_NORMAL : TI_L2_EVICT_FIRST;
     for (int kb = 0; kb < p.n_kb; kb++) {
-      ti_mbar_wait(empty + at.i, at.parity ^ 1);
-      ti_mbar_expect(full + at.i, p.ring.stage_bytes + MT * 4);
-      uint8_t *stage = smem + at.i * p.ring.stage_bytes;
-      ti_tma_load_2d(stage, w, full + at.i, kb * TI_SWAP_K, w0, count[tile.e] > MT ? TI_L2_NORMAL : TI_L2_EVICT_FIRST);
-      ti_tma_load_2d(stage + p.ring.x_offset, x, full + at.i, kb * TI_SWAP_K, x0, TI_L2_EVICT_LAST);
-      ti_tma_load_2d(ti_swap_xs<MT>(smem, p.ring, at.i), xs, full + at.i, x0, kb, TI_L2_EVICT_LAST);
-      ti_swap_next(&at, p.ring.stages);
+      ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
+      if (ti_elect()) {
+        ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+        ti_swap_load(at.stage, w, at.bar, kb * TI_SWAP_K, w0, l2);
+        ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, kb * TI_SWAP_K, x0, TI_L2_EVICT_LAST);
+        ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, x0, kb, TI_L2_EVICT_LAST);
+      }
+      ti_swap_next(&at, p.ring, smem);
     }
   }
 }
@@ -119,22 +120,17 @@ TI_DEV void write_silu(const masked_params &p, const float *buf, const masked_ti
   }
 }
 
-template <int MT>
-TI_DEV void multiply_all(uint8_t *smem, const masked_params &p, const int32_t *count, const int32_t *first) {
-  const int group = threadIdx.x / 128;
+template <int MT, int AHEAD>
+TI_DEV void multiply_all(uint8_t *smem, uint32_t base, const masked_params &p, const int32_t *count, const int32_t *first) {
+  const int group = (int)ti_swap_uniform(threadIdx.x / 128);
   float *buf = (float *)(smem + p.stage);
-  ti_swap_pos at = {0, 0};
+  ti_swap_pos at = ti_swap_first(base, p.ring);
   masked_tile tile = {};
   for (int t = (int)blockIdx.x, n_tile = first[p.n_expert]; t < n_tile; t += (int)gridDim.x) {
     tile = tile_at<MT>(p, count, first, t, tile.e);
-    ti_swap_scales sw = ti_swap_scales_at(p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb, p.n_kb);
+    const float *ws = p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb;
     float sum[MT / 2];
-#pragma unroll
-    for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
-    for (int kb = 0; kb < p.n_kb; kb++) {
-      ti_swap_step<MT>(smem, p.ring, at, group, ti_swap_scale(&sw, kb), sum);
-      ti_swap_next(&at, p.ring.stages);
-    }
+    ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, ti_swap_scales_at(ws, p.n_kb), p.n_kb, sum);
     ti_bar_sync(1, 2 * p.rows);  // the tile before has left the staging buffer
     stage_sums<MT>(buf, p.ldr, sum, tile.n_tok);
     ti_bar_sync(1, 2 * p.rows);
@@ -146,12 +142,12 @@ TI_DEV void multiply_all(uint8_t *smem, const masked_params &p, const int32_t *c
   }
 }
 
-template <int MT>
-static __global__ void __launch_bounds__(MT <= 64 ? 576 : 288, 1)
+template <int MT, int AHEAD>
+static __global__ void __launch_bounds__(MT > 64 ? 384 : MT <= 32 || AHEAD == 0 ? 576 : 288, 1)
     fp8_masked(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
                const __grid_constant__ masked_params p) {
   extern __shared__ __align__(1024) uint8_t smem[];
-  const int warp = threadIdx.x / 32, n_warp = p.rows / 16;
+  const int warp = (int)ti_swap_uniform(threadIdx.x / 32), n_warp = p.rows / 16;
   int32_t *count = (int32_t *)(smem + p.list), *first = count + p.n_expert;
   if (warp == n_warp && threadIdx.x % 32 == 0) {
     uint64_t *full = (uint64_t *)(smem + p.ring.bars);
@@ -169,10 +165,13 @@ static __global__ void __launch_bounds__(MT <= 64 ? 576 : 288, 1)
   ti_griddep_wait();
   if (warp == 0) list_tiles<MT>(p, count, first);
   __syncthreads();
-  if (warp == n_warp) {
-    if (threadIdx.x % 32 == 0) load_all<MT>(smem, p, &w, &x, &xs, count, first);
+  const uint32_t base = ti_swap_uniform(ti_smem(smem));
+  if (warp >= n_warp) {
+    if (MT > 64) ti_reg_dealloc<40>();
+    if (warp == n_warp) load_all<MT>(base, p, &w, &x, &xs, count, first);
   } else {
-    multiply_all<MT>(smem, p, count, first);
+    if (MT > 64) ti_reg_alloc<232>();
+    multiply_all<MT, AHEAD>(smem, base, p, count, first);
   }
 }
 
@@ -183,13 +182,13 @@ static __global__ void __launch_bounds__(MT <= 64 ? 576 : 288, 1)
 
 typedef void (*masked_kernel)(CUtensorMap, CUtensorMap, CUtensorMap, masked_params);
 
-static masked_kernel kernel_for(int tokens) {
+static masked_kernel kernel_for(int tokens, int ahead) {
   switch (tokens) {
-    case 8: return fp8_masked<8>;
-    case 16: return fp8_masked<16>;
-    case 32: return fp8_masked<32>;
-    case 64: return fp8_masked<64>;
-    case 128: return fp8_masked<128>;
+    case 8: return fp8_masked<8, 1>;
+    case 16: return fp8_masked<16, 1>;
+    case 32: return fp8_masked<32, 1>;
+    case 64: return ahead ? fp8_masked<64, 1> : fp8_masked<64, 0>;
+    case 128: return ahead ? fp8_masked<128, 1> : fp8_masked<128, 0>;
     default: return NULL;
   }
 }
@@ -199,6 +198,7 @@ extern "C" ti_fp8_masked_plan ti_cuda_fp8_masked_plan(int expected_m, int n, boo
   p.tokens = expected_m <= 8 ? 8 : expected_m <= 16 ? 16 : expected_m <= 32 ? 32 : expected_m <= 64 || silu ? 64 : 128;
   p.rows = silu || (p.tokens == 64 && n % 256 == 0) ? 256 : 128;
   p.per_sm = p.rows == 256 || p.tokens > 64 ? 1 : 2;
+  p.ahead = p.tokens <= 32 || (p.rows <= 128 && p.per_sm == 1);
   return p;
 }
 
@@ -215,7 +215,7 @@ static ti_status maps(const ti_fp8_masked_args *a, const ti_fp8_masked_plan *pla
 extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) {
   ti_fp8_masked_plan plan = a->plan;
   if (plan.rows == 0) plan = ti_cuda_fp8_masked_plan(a->expected_m, a->n, a->silu);
-  const masked_kernel kernel = kernel_for(plan.tokens);
+  const masked_kernel kernel = kernel_for(plan.tokens, plan.ahead);
   assert(kernel != NULL && a->n % plan.rows == 0 && a->k % 16 == 0 && (plan.tokens <= 64 || plan.rows <= 128));
   assert(a->n_expert <= TI_FP8_MASKED_EXPERTS && (int64_t)a->n_expert * a->max_m % 4 == 0 && (!a->silu || plan.rows == 256));
 
@@ -240,7 +240,7 @@ extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) 
   cudaLaunchAttribute at[1];
   cudaLaunchConfig_t c = {};
   c.gridDim = dim3((unsigned)(most < places ? most : places));
-  c.blockDim = dim3((unsigned)(plan.rows * 2 + 32));
+  c.blockDim = dim3((unsigned)(plan.rows * 2 + ti_swap_load_threads(plan.tokens)));
   c.dynamicSmemBytes = (size_t)smem;
   c.stream = d->stream;
   c.attrs = at;

@@ -23,27 +23,34 @@ typedef struct small_params {
   ti_swap_ring ring;
 } small_params;
 
-// All loads of this block, by one thread. The first ring of W goes out before the ops before this one are known to have ended.
+// All loads of this block, by one warp. The first ring of W goes out before the ops before this one are known to have ended.
 template <int MT>
-TI_DEV void load_all(uint8_t *smem, const small_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, int kb0, int kb1, int n0,
+TI_DEV void load_all(uint32_t smem, const small_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, int kb0, int n_kb, int n0,
                      int m0) {
-  uint64_t *full = (uint64_t *)(smem + p.ring.bars), *empty = full + p.ring.stages;
-  const int n_kb = kb1 - kb0, ahead = n_kb < p.ring.stages ? n_kb : p.ring.stages;
-  for (int i = 0; i < ahead; i++) {
-    ti_mbar_expect(full + i, p.ring.stage_bytes + MT * 4);
-    ti_tma_load_2d(smem + i * p.ring.stage_bytes, w, full + i, (kb0 + i) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+  const int ahead = n_kb < p.ring.stages ? n_kb : p.ring.stages;
+  const uint32_t bytes = p.ring.stage_bytes + MT * 4;
+  ti_swap_pos at = ti_swap_first(smem, p.ring);
+  for (int kb = 0; kb < ahead; kb++) {
+    if (ti_elect()) {
+      ti_swap_expect(at.bar, bytes);
+      ti_swap_load(at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+    }
+    ti_swap_next(&at, p.ring, smem);
   }
   ti_griddep_wait();
-  ti_swap_pos at = {0, 0};
+  at = ti_swap_first(smem, p.ring);
   for (int kb = 0; kb < n_kb; kb++) {
-    if (kb >= ahead) {
-      ti_mbar_wait(empty + at.i, at.parity ^ 1);
-      ti_mbar_expect(full + at.i, p.ring.stage_bytes + MT * 4);
-      ti_tma_load_2d(smem + at.i * p.ring.stage_bytes, w, full + at.i, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+    const bool again = kb >= ahead;
+    if (again) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
+    if (ti_elect()) {
+      if (again) {
+        ti_swap_expect(at.bar, bytes);
+        ti_swap_load(at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+      }
+      ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, (kb0 + kb) * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
+      ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, m0, kb0 + kb, TI_L2_EVICT_LAST);
     }
-    ti_tma_load_2d(smem + at.i * p.ring.stage_bytes + p.ring.x_offset, x, full + at.i, (kb0 + kb) * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
-    ti_tma_load_2d(ti_swap_xs<MT>(smem, p.ring, at.i), xs, full + at.i, m0, kb0 + kb, TI_L2_EVICT_LAST);
-    ti_swap_next(&at, p.ring.stages);
+    ti_swap_next(&at, p.ring, smem);
   }
 }
 
@@ -120,62 +127,80 @@ TI_DEV void write_silu(const small_params &p, const float *red, int m0, int n_ow
   }
 }
 
-template <int MT>
-static __global__ void __launch_bounds__(MT <= 64 ? 576 : 288, 1)
-    fp8_small(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
-              const __grid_constant__ small_params p) {
-  extern __shared__ __align__(1024) uint8_t smem[];
-  const int warp = threadIdx.x / 32, n_warp = p.rows / 16;
-  const int rank = p.split > 1 ? (int)ti_cluster_rank() : 0;
-  const int n0 = (int)blockIdx.x / p.split * p.rows, m0 = (int)blockIdx.y * MT, n_tok = p.m - m0 < MT ? p.m - m0 : MT;
-  const int kb0 = p.n_kb * rank / p.split, kb1 = p.n_kb * (rank + 1) / p.split;
-  const int left = n_tok - rank * p.own, n_own = left < p.own ? left : p.own;  // tokens that this block sums up and writes
-  float sum[MT / 2];
+// Where a block stands.
+typedef struct small_block {
+  int rank, n0, m0, n_tok;  // in the cluster; first row of W; first token; tokens
+  int kb0, n_kb;            // its stages of K
+  int n_own;                // tokens that it sums up and writes, from rank * own on (none: <= 0)
+} small_block;
 
-  if (warp == n_warp) {  // loads
-    if (threadIdx.x % 32 == 0) {
-      uint64_t *full = (uint64_t *)(smem + p.ring.bars), *done = (uint64_t *)(smem + p.done);
-      for (int i = 0; i < p.ring.stages; i++) {
-        ti_mbar_init(full + i, 1);
-        ti_mbar_init(full + p.ring.stages + i, n_warp);
-      }
-      ti_mbar_init(done, 1);
-      ti_fence_mbar_init();
-      if (p.split > 1 && n_own > 0) ti_mbar_expect(done, (uint32_t)(p.split * n_own * p.rows * 4));
+template <int MT>
+TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
+                      const CUtensorMap *xs) {
+  const int n_warp = p.rows / 16;
+  const bool loader = (int)threadIdx.x < 2 * p.rows + 32;
+  if (loader && ti_elect()) {
+    uint64_t *full = (uint64_t *)(smem + p.ring.bars), *done = (uint64_t *)(smem + p.done);
+    for (int i = 0; i < p.ring.stages; i++) {
+      ti_mbar_init(full + i, 1);
+      ti_mbar_init(full + p.ring.stages + i, n_warp);
     }
-    __syncwarp();
-    __syncthreads();
-    if (p.split > 1) ti_cluster_arrive_relaxed();
-    ti_griddep_launch();
-    if (threadIdx.x % 32 == 0) load_all<MT>(smem, p, &w, &x, &xs, kb0, kb1, n0, m0);
-    __syncwarp();
-  } else {
-    const int group = warp / 4, n_kb = kb1 - kb0, last = (p.n - 1) / 128, block = (n0 + group * 64) / 128;
-    ti_swap_scales sw = ti_swap_scales_at(p.w_scale + (block < last ? block : last) * p.w_scale_ld + kb0, n_kb);
-    __syncthreads();
-    if (p.split > 1) ti_cluster_arrive_relaxed();
-#pragma unroll
-    for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
-    ti_swap_pos at = {0, 0};
-    for (int kb = 0; kb < n_kb; kb++) {
-      ti_swap_step<MT>(smem, p.ring, at, group, ti_swap_scale(&sw, kb), sum);
-      ti_swap_next(&at, p.ring.stages);
-    }
-    ti_griddep_wait();
+    ti_mbar_init(done, 1);
+    ti_fence_mbar_init();
+    if (p.split > 1 && b.n_own > 0) ti_mbar_expect(done, (uint32_t)(p.split * b.n_own * p.rows * 4));
   }
+  __syncwarp();
+  __syncthreads();
+  if (p.split > 1) ti_cluster_arrive_relaxed();
+  ti_griddep_launch();
+  if (loader) load_all<MT>(base, p, w, x, xs, b.kb0, b.n_kb, b.n0, b.m0);
+  __syncwarp();
+  if (p.split > 1) ti_cluster_wait();
+}
+
+template <int MT, int AHEAD>
+TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b) {
+  const int group = (int)ti_swap_uniform(threadIdx.x / 128), last = (p.n - 1) / 128, block = (b.n0 + group * 64) / 128;
+  const ti_swap_scales sw = ti_swap_scales_at(p.w_scale + (block < last ? block : last) * p.w_scale_ld + b.kb0, b.n_kb);
+  __syncthreads();
+  if (p.split > 1) ti_cluster_arrive_relaxed();
+  ti_swap_pos at = ti_swap_first(base, p.ring);
+  float sum[MT / 2];
+  ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, sw, b.n_kb, sum);
+  ti_griddep_wait();
   if (p.split > 1) ti_cluster_wait();  // the peers have begun: their shared memory may be written
-  if (warp == n_warp) return;
-  push<MT>(smem, p, sum, rank, n_tok);
+  push<MT>(smem, p, sum, b.rank, b.n_tok);
   if (p.split == 1) {
     ti_bar_sync(1, 2 * p.rows);
-  } else if (n_own > 0) {
+  } else if (b.n_own > 0) {
     ti_mbar_wait((uint64_t *)(smem + p.done), 0);  // no peer writes here after this: the block may end
   }
   const float *red = (const float *)(smem + p.red);
   if (p.silu) {
-    write_silu(p, red, m0 + rank * p.own, n_own, n0);
+    write_silu(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
   } else {
-    write_plain(p, red, m0 + rank * p.own, n_own, n0);
+    write_plain(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
+  }
+}
+
+template <int MT, int AHEAD>
+static __global__ void __launch_bounds__(MT > 64 ? 384 : MT <= 32 || AHEAD == 0 ? 576 : 288, 1)
+    fp8_small(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
+              const __grid_constant__ small_params p) {
+  extern __shared__ __align__(1024) uint8_t smem[];
+  const uint32_t base = ti_swap_uniform(ti_smem(smem));
+  small_block b;
+  b.rank = p.split > 1 ? (int)ti_cluster_rank() : 0;
+  b.n0 = (int)blockIdx.x / p.split * p.rows, b.m0 = (int)blockIdx.y * MT, b.n_tok = p.m - b.m0 < MT ? p.m - b.m0 : MT;
+  b.kb0 = p.n_kb * b.rank / p.split, b.n_kb = p.n_kb * (b.rank + 1) / p.split - b.kb0;
+  const int left = b.n_tok - b.rank * p.own;
+  b.n_own = left < p.own ? left : p.own;
+  if ((int)ti_swap_uniform(threadIdx.x / 32) >= p.rows / 16) {
+    if (MT > 64) ti_reg_dealloc<40>();
+    load_role<MT>(smem, base, p, b, &w, &x, &xs);
+  } else {
+    if (MT > 64) ti_reg_alloc<232>();
+    math_role<MT, AHEAD>(smem, base, p, b);
   }
 }
 
@@ -186,13 +211,13 @@ static __global__ void __launch_bounds__(MT <= 64 ? 576 : 288, 1)
 
 typedef void (*small_kernel)(CUtensorMap, CUtensorMap, CUtensorMap, small_params);
 
-static small_kernel kernel_for(int tokens) {
+static small_kernel kernel_for(int tokens, int ahead) {
   switch (tokens) {
-    case 8: return fp8_small<8>;
-    case 16: return fp8_small<16>;
-    case 32: return fp8_small<32>;
-    case 64: return fp8_small<64>;
-    case 128: return fp8_small<128>;
+    case 8: return ahead ? fp8_small<8, 1> : fp8_small<8, 0>;
+    case 16: return fp8_small<16, 1>;
+    case 32: return fp8_small<32, 1>;
+    case 64: return ahead ? fp8_small<64, 1> : fp8_small<64, 0>;
+    case 128: return ahead ? fp8_small<128, 1> : fp8_small<128, 0>;
     default: return NULL;
   }
 }
@@ -203,6 +228,7 @@ extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool si
   p.tokens = m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : m <= 64 || silu ? 64 : 128;
   p.rows = silu ? 256 : n < 64 * n_sm / 8 ? 64 : 128;
   p.per_sm = p.tokens > 64 || p.rows == 256 ? 1 : 2;
+  p.ahead = p.tokens <= 32 || (p.rows <= 128 && p.per_sm == 1);
   p.split = 1;
   while (!deterministic && p.split < 8 && (n + p.rows - 1) / p.rows * p.split * 2 <= n_sm * 2 && p.split * 2 <= n_kb) p.split *= 2;
   return p;
@@ -221,7 +247,7 @@ static ti_status maps(const ti_fp8_small_args *a, const ti_fp8_small_plan *plan,
 extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   ti_fp8_small_plan plan = a->plan;
   if (plan.rows == 0) plan = ti_cuda_fp8_small_plan(a->m, a->n, a->k, a->silu, d->deterministic, d->n_sm);
-  const small_kernel kernel = kernel_for(plan.tokens);
+  const small_kernel kernel = kernel_for(plan.tokens, plan.ahead);
   const int n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K, split = plan.split < n_kb ? plan.split : n_kb;
   assert(kernel != NULL && a->n % 8 == 0 && a->k % 16 == 0 && (plan.tokens <= 64 || plan.rows <= 128));
   assert(!a->silu || (plan.rows == 256 && a->n % 256 == 0));
@@ -250,7 +276,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   cudaLaunchAttribute at[2];
   cudaLaunchConfig_t c = {};
   c.gridDim = dim3((unsigned)((a->n + plan.rows - 1) / plan.rows * split), (unsigned)((a->m + plan.tokens - 1) / plan.tokens));
-  c.blockDim = dim3((unsigned)(plan.rows * 2 + 32));
+  c.blockDim = dim3((unsigned)(plan.rows * 2 + ti_swap_load_threads(plan.tokens)));
   c.dynamicSmemBytes = (size_t)smem;
   c.stream = d->stream;
   c.attrs = at;
