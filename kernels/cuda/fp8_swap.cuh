@@ -16,8 +16,13 @@
 
 #define TI_SWAP_K 128  // one stage's K: a swizzled row, and the scales' block
 
-// Threads behind the math warpgroups: one warp, or, where the math warps need its registers, a warpgroup that gives them away.
-static inline __host__ __device__ int ti_swap_load_threads(int mt) { return mt > 64 ? 128 : 32; }
+// Most rows of W a block may have, by the registers of its math threads; and its threads then. Behind the math warpgroups comes one warp that loads, or,
+// where the math threads need its registers, a warpgroup that gives them away.
+static inline __host__ __device__ constexpr int ti_swap_rows(int mt, int ahead) {
+  return mt > 64 ? (ahead ? 128 : 192) : mt <= 32 || !ahead ? 256 : 128;
+}
+static inline __host__ __device__ constexpr int ti_swap_load_threads(int mt) { return mt > 64 ? 128 : 32; }
+static inline __host__ __device__ constexpr int ti_swap_threads(int mt, int ahead) { return 2 * ti_swap_rows(mt, ahead) + ti_swap_load_threads(mt); }
 
 // Shared memory by byte offsets from its 1,024-aligned start. Host and device compute the same.
 typedef struct ti_swap_ring {

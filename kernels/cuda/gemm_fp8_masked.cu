@@ -143,7 +143,7 @@ TI_DEV void multiply_all(uint8_t *smem, uint32_t base, const masked_params &p, c
 }
 
 template <int MT, int AHEAD>
-static __global__ void __launch_bounds__(MT > 64 ? 384 : MT <= 32 || AHEAD == 0 ? 576 : 288, 1)
+static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
     fp8_masked(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
                const __grid_constant__ masked_params p) {
   extern __shared__ __align__(1024) uint8_t smem[];
@@ -167,10 +167,10 @@ static __global__ void __launch_bounds__(MT > 64 ? 384 : MT <= 32 || AHEAD == 0 
   __syncthreads();
   const uint32_t base = ti_swap_uniform(ti_smem(smem));
   if (warp >= n_warp) {
-    if (MT > 64) ti_reg_dealloc<40>();
+    if (MT > 64) ti_reg_dealloc<32>();
     if (warp == n_warp) load_all<MT>(base, p, &w, &x, &xs, count, first);
   } else {
-    if (MT > 64) ti_reg_alloc<232>();
+    if (MT > 64) ti_reg_alloc<AHEAD ? 232 : 160>();
     multiply_all<MT, AHEAD>(smem, base, p, count, first);
   }
 }
@@ -216,7 +216,7 @@ extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) 
   ti_fp8_masked_plan plan = a->plan;
   if (plan.rows == 0) plan = ti_cuda_fp8_masked_plan(a->expected_m, a->n, a->silu);
   const masked_kernel kernel = kernel_for(plan.tokens, plan.ahead);
-  assert(kernel != NULL && a->n % plan.rows == 0 && a->k % 16 == 0 && (plan.tokens <= 64 || plan.rows <= 128));
+  assert(kernel != NULL && a->n % plan.rows == 0 && a->k % 16 == 0 && plan.rows <= ti_swap_rows(plan.tokens, plan.ahead));
   assert(a->n_expert <= TI_FP8_MASKED_EXPERTS && (int64_t)a->n_expert * a->max_m % 4 == 0 && (!a->silu || plan.rows == 256));
 
   masked_params p = {};

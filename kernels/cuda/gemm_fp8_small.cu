@@ -184,7 +184,7 @@ TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const
 }
 
 template <int MT, int AHEAD>
-static __global__ void __launch_bounds__(MT > 64 ? 384 : MT <= 32 || AHEAD == 0 ? 576 : 288, 1)
+static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
     fp8_small(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
               const __grid_constant__ small_params p) {
   extern __shared__ __align__(1024) uint8_t smem[];
@@ -196,10 +196,10 @@ static __global__ void __launch_bounds__(MT > 64 ? 384 : MT <= 32 || AHEAD == 0 
   const int left = b.n_tok - b.rank * p.own;
   b.n_own = left < p.own ? left : p.own;
   if ((int)ti_swap_uniform(threadIdx.x / 32) >= p.rows / 16) {
-    if (MT > 64) ti_reg_dealloc<40>();
+    if (MT > 64) ti_reg_dealloc<32>();
     load_role<MT>(smem, base, p, b, &w, &x, &xs);
   } else {
-    if (MT > 64) ti_reg_alloc<232>();
+    if (MT > 64) ti_reg_alloc<AHEAD ? 232 : 160>();
     math_role<MT, AHEAD>(smem, base, p, b);
   }
 }
@@ -249,7 +249,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   if (plan.rows == 0) plan = ti_cuda_fp8_small_plan(a->m, a->n, a->k, a->silu, d->deterministic, d->n_sm);
   const small_kernel kernel = kernel_for(plan.tokens, plan.ahead);
   const int n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K, split = plan.split < n_kb ? plan.split : n_kb;
-  assert(kernel != NULL && a->n % 8 == 0 && a->k % 16 == 0 && (plan.tokens <= 64 || plan.rows <= 128));
+  assert(kernel != NULL && a->n % 8 == 0 && a->k % 16 == 0 && plan.rows <= ti_swap_rows(plan.tokens, plan.ahead));
   assert(!a->silu || (plan.rows == 256 && a->n % 256 == 0));
 
   small_params p = {};
