@@ -205,6 +205,14 @@ TI_DEV int ti_swap_pair() { return (int)threadIdx.x / 32 * 16 + (int)threadIdx.x
 // Place 4 i (a multiple of 4) holds rows r, r + 8, r + 1, r + 9 with r:
 TI_DEV int ti_swap_row(int place) { return place / 16 * 16 + place % 16 / 2; }
 
+// What stands at a place (a multiple of 4), turned into four neighbouring rows: lanes i and i ^ 1, which hold neighbouring places, exchange halves. Warp.
+TI_DEV float4 ti_swap_four(float4 v, int place, int *row) {
+  const bool odd = place & 4;
+  const float a = __shfl_xor_sync(0xffffffffu, odd ? v.x : v.y, 1), b = __shfl_xor_sync(0xffffffffu, odd ? v.z : v.w, 1);
+  *row = place / 16 * 16 + (odd ? 8 : 0) + (place & 8 ? 4 : 0);
+  return odd ? make_float4(a, b, v.y, v.w) : make_float4(v.x, v.z, a, b);
+}
+
 // A run of 128 outputs of silu(gate) * up of one token, a warp: a lane's four, at o, o + 8, o + 1, o + 9 (ti_swap_row), rounded to bf16.
 typedef struct ti_swap_silu {
   float v[4];

@@ -98,10 +98,9 @@ TI_DEV void write_plain(const masked_params &p, const float *buf, const masked_t
   uint16_t *out = (uint16_t *)p.out + ((int64_t)tile.e * p.max_m + tile.m0) * p.n + tile.n0;
   for (int i = threadIdx.x; i < tile.n_tok * per; i += 2 * p.rows) {
     const int tok = i / per, place = i % per * 4;
-    const float4 v = *(const float4 *)(buf + tok * p.ldr + place);
-    uint16_t *o = out + (int64_t)tok * p.n + ti_swap_row(place);
-    *(uint32_t *)o = ti_pack_bf16(v.x, v.z);
-    *(uint32_t *)(o + 8) = ti_pack_bf16(v.y, v.w);
+    int row;
+    const float4 v = ti_swap_four(*(const float4 *)(buf + tok * p.ldr + place), place, &row);
+    *(uint2 *)(out + (int64_t)tok * p.n + row) = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
   }
 }
 

@@ -6,6 +6,9 @@
 #include "kernels/cuda/fp8_swap.cuh"
 #include "kernels/cuda/tensor_map.h"
 
+// Up to so many tokens a block, sums go to their owners from registers, 8 bytes at a time.
+#define TI_SMALL_DIRECT 16
+
 // What a launch tells its blocks.
 typedef struct small_params {
   void *out;
@@ -19,15 +22,17 @@ typedef struct small_params {
   int ldr;                 // floats from token to token in the reduction buffer
   int red, done;           // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
   int q_ld;
-  bool out_f32, accumulate, silu;
+  bool out_f32, accumulate, silu, gate_up;
+  bool early;              // W before the ops before this one have ended
   ti_swap_ring ring;
 } small_params;
 
-// All loads of this block, by one warp. The first ring of W goes out before the ops before this one are known to have ended.
+// All loads of this block, by one warp. After another op in the same stream the first ring of W goes out before that op is known to have ended; else a
+// stage's x goes first, so that no stage waits for more than its own bytes.
 template <int MT>
 TI_DEV void load_all(uint32_t smem, const small_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, int kb0, int n_kb, int n0,
                      int m0) {
-  const int ahead = n_kb < p.ring.stages ? n_kb : p.ring.stages;
+  const int ahead = !p.early ? 0 : n_kb < p.ring.stages ? n_kb : p.ring.stages;
   const uint32_t bytes = p.ring.stage_bytes + MT * 4;
   ti_swap_pos at = ti_swap_first(smem, p.ring);
   for (int kb = 0; kb < ahead; kb++) {
@@ -40,40 +45,70 @@ TI_DEV void load_all(uint32_t smem, const small_params &p, const CUtensorMap *w,
   ti_griddep_wait();
   at = ti_swap_first(smem, p.ring);
   for (int kb = 0; kb < n_kb; kb++) {
-    const bool again = kb >= ahead;
-    if (again) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
+    const bool all = kb >= ahead;
+    if (all) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
     if (ti_elect()) {
-      if (again) {
-        ti_swap_expect(at.bar, bytes);
-        ti_swap_load(at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
-      }
+      if (all) ti_swap_expect(at.bar, bytes);
       ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, (kb0 + kb) * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
       ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, m0, kb0 + kb, TI_L2_EVICT_LAST);
+      if (all) ti_swap_load(at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
     }
     ti_swap_next(&at, p.ring, smem);
   }
 }
 
-// This block's sums of K, to the blocks of the cluster that own the tokens: red[rank][token][place] there, whose barrier counts the bytes.
+// This block's sums of K for every token, in shared memory: the reduction buffer itself where the block is alone, else the ring, which is empty by now.
 template <int MT>
-TI_DEV void push(uint8_t *smem, const small_params &p, const float (&sum)[MT / 2], int rank, int n_tok) {
-  const uint32_t base = ti_smem(smem + p.red) + (uint32_t)(rank * p.own * p.ldr + ti_swap_pair()) * 4, bar = ti_smem(smem + p.done);
+TI_DEV void lay_out(uint32_t to, int ldr, const float (&sum)[MT / 2], int n_tok) {
+  to += (uint32_t)ti_swap_pair() * 4;
 #pragma unroll
   for (int j = 0; j < MT / 8; j++) {
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
-      if (tok >= n_tok) continue;
-      const uint32_t owner = (uint32_t)(tok * p.own_inv) >> 16;
-      const uint32_t to = base + (uint32_t)((tok - (int)owner * p.own) * p.ldr) * 4;
-      if (p.split > 1) {
-        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(ti_mapa(to, owner)),
-                     "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]), "r"(ti_mapa(bar, owner))
-                     : "memory");
-      } else {
-        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]) : "memory");
+      if (tok < n_tok) {
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to + (uint32_t)(tok * ldr) * 4), "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]) : "memory");
       }
     }
+  }
+}
+
+// .. and on to the blocks of the cluster that own the tokens: red[rank][token][place] there, whose barrier counts the bytes. Few tokens go straight from
+// registers, more by one copy a block.
+template <int MT>
+TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2], int rank, int n_tok) {
+  const uint32_t red = smem + (uint32_t)p.red, done = smem + (uint32_t)p.done, part = (uint32_t)(rank * p.own * p.ldr) * 4;
+  if (p.split == 1) {
+    lay_out<MT>(red, p.ldr, sum, n_tok);
+  } else if (MT > TI_SMALL_DIRECT) {
+    ti_bar_sync(1, 2 * p.rows);  // every warp has read its last stage
+    lay_out<MT>(smem, p.ldr, sum, n_tok);
+    ti_fence_proxy_async();
+    ti_bar_sync(1, 2 * p.rows);
+    const int to = (int)threadIdx.x, left = n_tok - to * p.own, n = left < p.own ? left : p.own;
+    if (to < p.split && n > 0) {
+      asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                       ti_mapa(red + part, (uint32_t)to)),
+                   "r"(smem + (uint32_t)(to * p.own * p.ldr) * 4), "r"((uint32_t)(n * p.ldr) * 4), "r"(ti_mapa(done, (uint32_t)to))
+                   : "memory");
+    }
+    __syncwarp();
+  } else {
+    const uint32_t base = red + part + (uint32_t)ti_swap_pair() * 4;
+#pragma unroll
+    for (int j = 0; j < MT / 8; j++) {
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
+        if (tok >= n_tok) continue;
+        const uint32_t owner = (uint32_t)(tok * p.own_inv) >> 16;
+        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+                         ti_mapa(base + (uint32_t)((tok - (int)owner * p.own) * p.ldr) * 4, owner)),
+                     "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]), "r"(ti_mapa(done, owner))
+                     : "memory");
+      }
+    }
+    __syncwarp();
   }
 }
 
@@ -87,28 +122,35 @@ TI_DEV float4 gather(const small_params &p, const float *red, int tok, int place
   return v;
 }
 
-// Two neighbouring columns of out.
-TI_DEV void write_two(const small_params &p, float a, float b, int m, int n) {
-  if (p.bias != NULL) a += p.bias[n], b += p.bias[n + 1];
+// Four neighbouring columns of out.
+TI_DEV void write_four(const small_params &p, float4 v, int m, int n) {
+  if (p.bias != NULL) v.x += p.bias[n], v.y += p.bias[n + 1], v.z += p.bias[n + 2], v.w += p.bias[n + 3];
+  if (p.gate_up) n = n / 128 * 64 + n % 64 + (n & 64 ? p.n / 2 : 0);
   if (p.out_f32) {
-    float2 *o = (float2 *)((float *)p.out + m * p.ldo + n);
-    if (p.accumulate) a += o->x, b += o->y;
-    *o = make_float2(a, b);
+    float4 *o = (float4 *)((float *)p.out + m * p.ldo + n);
+    if (p.accumulate) {
+      const float4 u = *o;
+      v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+    }
+    *o = v;
   } else {
-    uint32_t *o = (uint32_t *)((uint16_t *)p.out + m * p.ldo + n);
-    if (p.accumulate) a += __uint_as_float(*o << 16), b += __uint_as_float(*o & 0xFFFF0000u);
-    *o = ti_pack_bf16(a, b);
+    uint2 *o = (uint2 *)((uint16_t *)p.out + m * p.ldo + n);
+    if (p.accumulate) {
+      const uint2 u = *o;
+      v.x += __uint_as_float(u.x << 16), v.y += __uint_as_float(u.x & 0xFFFF0000u);
+      v.z += __uint_as_float(u.y << 16), v.w += __uint_as_float(u.y & 0xFFFF0000u);
+    }
+    *o = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
   }
 }
 
 TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_own, int n0) {
-  const int per = p.rows / 4, n_thread = 2 * p.rows;
-  for (int i = threadIdx.x; i < n_own * per; i += n_thread) {
-    const int tok = i / per, place = i % per * 4, n = n0 + ti_swap_row(place);
-    if (n >= p.n) continue;
-    const float4 v = gather(p, red, tok, place);
-    write_two(p, v.x, v.z, m0 + tok, n);
-    if (n + 8 < p.n) write_two(p, v.y, v.w, m0 + tok, n + 8);
+  const int per = p.rows / 4, n = n_own * per;
+  for (int i = threadIdx.x; (i & ~31) < n; i += 2 * p.rows) {  // whole warps: ti_swap_four
+    const int tok = i < n ? i / per : 0, place = i % per * 4;
+    int row;
+    const float4 v = ti_swap_four(gather(p, red, tok, place), place, &row);
+    if (i < n && n0 + row < p.n) write_four(p, v, m0 + tok, n0 + row);
   }
 }
 
@@ -140,6 +182,9 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
   const int n_warp = p.rows / 16;
   const bool loader = (int)threadIdx.x < 2 * p.rows + 32;
   if (loader && ti_elect()) {
+    ti_tma_prefetch_map(x);
+    ti_tma_prefetch_map(w);
+    ti_tma_prefetch_map(xs);
     uint64_t *full = (uint64_t *)(smem + p.ring.bars), *done = (uint64_t *)(smem + p.done);
     for (int i = 0; i < p.ring.stages; i++) {
       ti_mbar_init(full + i, 1);
@@ -147,7 +192,7 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
     }
     ti_mbar_init(done, 1);
     ti_fence_mbar_init();
-    if (p.split > 1 && b.n_own > 0) ti_mbar_expect(done, (uint32_t)(p.split * b.n_own * p.rows * 4));
+    if (p.split > 1 && b.n_own > 0) ti_mbar_expect(done, (uint32_t)(p.split * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
   }
   __syncwarp();
   __syncthreads();
@@ -156,6 +201,10 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
   if (loader) load_all<MT>(base, p, w, x, xs, b.kb0, b.n_kb, b.n0, b.m0);
   __syncwarp();
   if (p.split > 1) ti_cluster_wait();
+  if (p.split > 1 && MT > TI_SMALL_DIRECT) {
+    ti_cluster_arrive_relaxed();
+    ti_cluster_wait();
+  }
 }
 
 template <int MT, int AHEAD>
@@ -169,18 +218,22 @@ TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const
   ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, sw, b.n_kb, sum);
   ti_griddep_wait();
   if (p.split > 1) ti_cluster_wait();  // the peers have begun: their shared memory may be written
-  push<MT>(smem, p, sum, b.rank, b.n_tok);
+  push<MT>(base, p, sum, b.rank, b.n_tok);
   if (p.split == 1) {
     ti_bar_sync(1, 2 * p.rows);
   } else if (b.n_own > 0) {
-    ti_mbar_wait((uint64_t *)(smem + p.done), 0);  // no peer writes here after this: the block may end
+    ti_mbar_wait((uint64_t *)(smem + p.done), 0);  // no peer writes here after this
   }
+  const bool copied = p.split > 1 && MT > TI_SMALL_DIRECT;
+  if (copied) ti_cluster_arrive_relaxed();
   const float *red = (const float *)(smem + p.red);
   if (p.silu) {
     write_silu(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
   } else {
     write_plain(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
   }
+  __syncwarp();
+  if (copied) ti_cluster_wait();  // the peers have what they copy from here: the block may end
 }
 
 template <int MT, int AHEAD>
@@ -257,13 +310,15 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   p.ldo = a->ldo ? a->ldo : a->silu ? a->n / 2 : a->n;
   p.w_scale_ld = a->w_scale_ld ? a->w_scale_ld : n_kb;
   p.m = a->m, p.n = a->n, p.n_kb = n_kb, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
-  p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu;
+  p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.early = d->pdl;
   const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
   p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
   p.ldr = plan.rows + 4;
   const int red = split * p.own * p.ldr * 4;
   const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - red - 8;
+  const int laid = split > 1 && plan.tokens > TI_SMALL_DIRECT ? tok * p.ldr * 4 : 0;
   int stages = 1;
+  while ((int)(ti_swap_layout(plan.rows, plan.tokens, stages).xs) < laid) stages++;
   while (stages < kb_most && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
   p.ring = ti_swap_layout(plan.rows, plan.tokens, stages);
   p.red = (int)p.ring.end, p.done = p.red + red;

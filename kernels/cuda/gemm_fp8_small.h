@@ -28,6 +28,7 @@ typedef struct ti_fp8_small_args {
   int m, n, k;           // m >= 1; n a multiple of 8, k of 16
   int64_t ldx, ldo, w_scale_ld;  // 0: packed
   bool out_f32, accumulate;      // accumulate: out += the product
+  bool gate_up;                  // W is a TI_CUDA_GATE_UP matrix: out's columns are gate | up all the same (no bias)
   // W is a TI_CUDA_GATE_UP matrix, n = 2 dim, dim a multiple of 128, m <= 64: out [m, dim] = silu(gate) * up, bf16 (may be NULL); and where q is set the
   // codes and scales of out, as quant_fp8 writes them. No bias, no accumulate.
   bool silu;
