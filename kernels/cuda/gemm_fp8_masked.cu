@@ -93,14 +93,17 @@ TI_DEV void stage_sums(float *buf, int ldr, const float (&sum)[MT / 2], int n_to
   }
 }
 
+// Half a warp takes 64 rows of a token, the block eight tokens a turn.
 TI_DEV void write_plain(const masked_params &p, const float *buf, const masked_tile &tile) {
-  const int per = p.rows / 4;
+  const int half = (int)threadIdx.x / 16, groups = p.rows / 64, first = half / groups, place = half % groups * 64 + (int)threadIdx.x % 16 * 4;
   uint16_t *out = (uint16_t *)p.out + ((int64_t)tile.e * p.max_m + tile.m0) * p.n + tile.n0;
-  for (int i = threadIdx.x; i < tile.n_tok * per; i += 2 * p.rows) {
-    const int tok = i / per, place = i % per * 4;
+#pragma unroll 2
+  for (int t = 0; t < tile.n_tok; t += 8) {
+    const int tok = t + first;
+    const bool in = tok < tile.n_tok;
     int row;
-    const float4 v = ti_swap_four(*(const float4 *)(buf + tok * p.ldr + place), place, &row);
-    *(uint2 *)(out + (int64_t)tok * p.n + row) = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
+    const float4 v = ti_swap_four(*(const float4 *)(buf + (in ? tok : 0) * p.ldr + place), place, &row);
+    if (in) *(uint2 *)(out + (int64_t)tok * p.n + row) = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
   }
 }
 
@@ -248,6 +251,7 @@ extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) 
     at[0].val.programmaticStreamSerializationAllowed = 1;
     c.numAttrs = 1;
   }
-  if (cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM_BLOCK) != cudaSuccess) return TI_ERR_INTERNAL;
-  return cudaLaunchKernelEx(&c, kernel, w, x, xs, p) == cudaSuccess ? TI_OK : TI_ERR_INTERNAL;
+  cudaError_t e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM_BLOCK);
+  if (e == cudaSuccess) e = cudaLaunchKernelEx(&c, kernel, w, x, xs, p);
+  return ti_cuda_result(d, "gemm_fp8_masked", e);
 }

@@ -113,16 +113,18 @@ TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2
 }
 
 // The sum over the cluster, in the order of K: the four rows at a place of one token.
-TI_DEV float4 gather(const small_params &p, const float *red, int tok, int place) {
-  float4 v = *(const float4 *)(red + tok * p.ldr + place);
+TI_DEV float4 gather(const small_params &p, const float *from) {
+  float4 v = *(const float4 *)from;
+  const int part = p.own * p.ldr;
   for (int s = 1; s < p.split; s++) {
-    const float4 u = *(const float4 *)(red + (s * p.own + tok) * p.ldr + place);
+    from += part;
+    const float4 u = *(const float4 *)from;
     v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
   }
   return v;
 }
 
-// Four neighbouring columns of out.
+// Four neighbouring columns of out, with all that may be asked for.
 TI_DEV void write_four(const small_params &p, float4 v, int m, int n) {
   if (p.bias != NULL) v.x += p.bias[n], v.y += p.bias[n + 1], v.z += p.bias[n + 2], v.w += p.bias[n + 3];
   if (p.gate_up) n = n / 128 * 64 + n % 64 + (n & 64 ? p.n / 2 : 0);
@@ -144,13 +146,22 @@ TI_DEV void write_four(const small_params &p, float4 v, int m, int n) {
   }
 }
 
+// Half a warp takes 64 rows of a token, the block eight tokens a turn.
 TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_own, int n0) {
-  const int per = p.rows / 4, n = n_own * per;
-  for (int i = threadIdx.x; (i & ~31) < n; i += 2 * p.rows) {  // whole warps: ti_swap_four
-    const int tok = i < n ? i / per : 0, place = i % per * 4;
+  const int half = (int)threadIdx.x / 16, groups = p.rows / 64, first = half / groups, place = half % groups * 64 + (int)threadIdx.x % 16 * 4;
+  const bool simple = p.bias == NULL && !p.gate_up && !p.out_f32 && !p.accumulate;
+#pragma unroll 2
+  for (int t = 0; t < n_own; t += 8) {
+    const int tok = t + first;
+    const bool in = tok < n_own;
     int row;
-    const float4 v = ti_swap_four(gather(p, red, tok, place), place, &row);
-    if (i < n && n0 + row < p.n) write_four(p, v, m0 + tok, n0 + row);
+    const float4 v = ti_swap_four(gather(p, red + (in ? tok : 0) * p.ldr + place), place, &row);
+    if (!in || n0 + row >= p.n) continue;
+    if (simple) {
+      *(uint2 *)((uint16_t *)p.out + (m0 + tok) * p.ldo + n0 + row) = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
+    } else {
+      write_four(p, v, m0 + tok, n0 + row);
+    }
   }
 }
 
@@ -158,7 +169,7 @@ TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_o
 TI_DEV void write_silu(const small_params &p, const float *red, int m0, int n_own, int n0) {
   const int lane = threadIdx.x & 31, place = lane / 16 * 128 + lane % 16 * 4, dim = p.n / 2, o = n0 / 2 + lane / 16 * 64 + ti_swap_row(lane % 16 * 4);
   for (int tok = threadIdx.x / 32; tok < n_own; tok += p.rows / 16) {
-    const float4 g = gather(p, red, tok, place), u = gather(p, red, tok, place + 64);
+    const float4 g = gather(p, red + tok * p.ldr + place), u = gather(p, red + tok * p.ldr + place + 64);
     const ti_swap_silu out = ti_swap_silu_mul(g, u);
     const int64_t at = (int64_t)(m0 + tok) * dim + o;
     if (p.out != NULL) ti_swap_silu_store((uint16_t *)p.out + (m0 + tok) * p.ldo + o, out);
@@ -275,15 +286,26 @@ static small_kernel kernel_for(int tokens, int ahead) {
   }
 }
 
+extern "C" bool ti_cuda_fp8_small_takes(const ti_fp8_small_plan *p) {
+  if (kernel_for(p->tokens, p->ahead) == NULL || p->rows % 64 != 0 || p->rows < 64 || p->rows > ti_swap_rows(p->tokens, p->ahead)) return false;
+  if (p->split < 1 || p->split > 8 || (p->tokens <= 32 && !p->ahead)) return false;
+  return p->per_sm == 1 || (p->per_sm == 2 && p->rows <= 128 && p->tokens <= 64 && !(p->tokens == 64 && p->ahead));
+}
+
+// From the lab's sweeps on an H200: some 200 blocks of 64 rows with K split, or, where there are more, whole K and 128 rows.
 extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
-  ti_fp8_small_plan p;
-  const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K;
-  p.tokens = m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : m <= 64 || silu ? 64 : 128;
-  p.rows = silu ? 256 : n < 64 * n_sm / 8 ? 64 : 128;
-  p.per_sm = p.tokens > 64 || p.rows == 256 ? 1 : 2;
-  p.ahead = p.tokens <= 32 || (p.rows <= 128 && p.per_sm == 1);
-  p.split = 1;
-  while (!deterministic && p.split < 8 && (n + p.rows - 1) / p.rows * p.split * 2 <= n_sm * 2 && p.split * 2 <= n_kb) p.split *= 2;
+  const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K, tiles = (n + 63) / 64, most = n_kb / 3 < 8 ? n_kb / 3 : 8;
+  ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, m <= 32, 2};
+  if (silu) {
+    p.rows = 256, p.per_sm = 1;
+    p.split = n_sm / (n / 256);
+  } else if (3 * tiles <= 4 * n_sm) {
+    p.split = (m <= 64 ? n_sm * 17 / 10 : n_sm) / tiles;
+  } else {
+    p.rows = 128;
+  }
+  if (p.split > most) p.split = most;
+  if (p.split < 1 || deterministic) p.split = 1;
   return p;
 }
 
@@ -302,7 +324,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   if (plan.rows == 0) plan = ti_cuda_fp8_small_plan(a->m, a->n, a->k, a->silu, d->deterministic, d->n_sm);
   const small_kernel kernel = kernel_for(plan.tokens, plan.ahead);
   const int n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K, split = plan.split < n_kb ? plan.split : n_kb;
-  assert(kernel != NULL && a->n % 8 == 0 && a->k % 16 == 0 && plan.rows <= ti_swap_rows(plan.tokens, plan.ahead));
+  assert(ti_cuda_fp8_small_takes(&plan) && a->n % 8 == 0 && a->k % 16 == 0);
   assert(!a->silu || (plan.rows == 256 && a->n % 256 == 0));
 
   small_params p = {};
@@ -345,6 +367,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
     at[c.numAttrs].val.programmaticStreamSerializationAllowed = 1;
     c.numAttrs++;
   }
-  if (cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM_BLOCK) != cudaSuccess) return TI_ERR_INTERNAL;
-  return cudaLaunchKernelEx(&c, kernel, w, x, xs, p) == cudaSuccess ? TI_OK : TI_ERR_INTERNAL;
+  cudaError_t e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM_BLOCK);
+  if (e == cudaSuccess) e = cudaLaunchKernelEx(&c, kernel, w, x, xs, p);
+  return ti_cuda_result(d, "gemm_fp8_small", e);
 }

@@ -37,6 +37,7 @@ typedef struct ti_fp8_small_args {
   ti_fp8_small_plan plan;
 } ti_fp8_small_args;
 
+bool ti_cuda_fp8_small_takes(const ti_fp8_small_plan *p);  // whether there is a kernel for it
 // The measured choice for a shape. deterministic: no field that changes bits depends on m (it costs up to .. see the lab's column).
 ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm);
 
