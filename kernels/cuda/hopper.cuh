@@ -56,6 +56,8 @@ TI_DEV uint32_t ti_cluster_rank() {
 }
 // All threads of all blocks of the cluster; arrive releases, wait acquires. A block must not end while a peer may still reach into its shared memory.
 TI_DEV void ti_cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// An arrival that publishes nothing (mbarrier inits have their own fence).
+TI_DEV void ti_cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 TI_DEV void ti_cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 TI_DEV void ti_cluster_sync() {
   ti_cluster_arrive();

@@ -1,0 +1,373 @@
+#include "kernels/cuda/gemm_fp8_small.h"
+
+#include <assert.h>
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/fp8_swap.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+// Up to so many tokens a block, sums go to their owners from registers, 8 bytes at a time.
+#define TI_SMALL_DIRECT 16
+
+// What a launch tells its blocks.
+typedef struct small_params {
+  void *out;
+  const float *w_scale, *bias;
+  uint8_t *q;
+  float *q_scale;
+  int64_t ldo, w_scale_ld;
+  int m, n, n_kb;          // n_kb: stages along K
+  int rows, split;         // a block's W rows; the cluster's size
+  int own, own_inv;        // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
+  int ldr;                 // floats from token to token in the reduction buffer
+  int red, done;           // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
+  int q_ld;
+  bool out_f32, accumulate, silu, gate_up;
+  bool early;              // W before the ops before this one have ended
+  ti_swap_ring ring;
+} small_params;
+
+// All loads of this block, by one warp. After another op in the same stream the first ring of W goes out before that op is known to have ended; else a
+// stage's x goes first, so that no stage waits for more than its own bytes.
+template <int MT>
+TI_DEV void load_all(uint32_t smem, const small_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, int kb0, int n_kb, int n0,
+                     int m0) {
+  const int ahead = !p.early ? 0 : n_kb < p.ring.stages ? n_kb : p.ring.stages;
+  const uint32_t bytes = p.ring.stage_bytes + MT * 4;
+  ti_swap_pos at = ti_swap_first(smem, p.ring);
+  for (int kb = 0; kb < ahead; kb++) {
+    if (ti_elect()) {
+      ti_swap_expect(at.bar, bytes);
+      ti_swap_load(at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+    }
+    ti_swap_next(&at, p.ring, smem);
+  }
+  ti_griddep_wait();
+  at = ti_swap_first(smem, p.ring);
+  for (int kb = 0; kb < n_kb; kb++) {
+    const bool all = kb >= ahead;
+    if (all) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
+    if (ti_elect()) {
+      if (all) ti_swap_expect(at.bar, bytes);
+      ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, (kb0 + kb) * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
+      ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, m0, kb0 + kb, TI_L2_EVICT_LAST);
+      if (all) ti_swap_load(at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+    }
+    ti_swap_next(&at, p.ring, smem);
+  }
+}
+
+// This block's sums of K for every token, in shared memory: the reduction buffer itself where the block is alone, else the ring, which is empty by now.
+template <int MT>
+TI_DEV void lay_out(uint32_t to, int ldr, const float (&sum)[MT / 2], int n_tok) {
+  to += (uint32_t)ti_swap_pair() * 4;
+#pragma unroll
+  for (int j = 0; j < MT / 8; j++) {
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
+      if (tok < n_tok) {
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to + (uint32_t)(tok * ldr) * 4), "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]) : "memory");
+      }
+    }
+  }
+}
+
+// .. and on to the blocks of the cluster that own the tokens: red[rank][token][place] there, whose barrier counts the bytes. Few tokens go straight from
+// registers, more by one copy a block.
+template <int MT>
+TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2], int rank, int n_tok) {
+  const uint32_t red = smem + (uint32_t)p.red, done = smem + (uint32_t)p.done, part = (uint32_t)(rank * p.own * p.ldr) * 4;
+  if (p.split == 1) {
+    lay_out<MT>(red, p.ldr, sum, n_tok);
+  } else if (MT > TI_SMALL_DIRECT) {
+    ti_bar_sync(1, 2 * p.rows);  // every warp has read its last stage
+    lay_out<MT>(smem, p.ldr, sum, n_tok);
+    ti_fence_proxy_async();
+    ti_bar_sync(1, 2 * p.rows);
+    const int to = (int)threadIdx.x, left = n_tok - to * p.own, n = left < p.own ? left : p.own;
+    if (to < p.split && n > 0) {
+      asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                       ti_mapa(red + part, (uint32_t)to)),
+                   "r"(smem + (uint32_t)(to * p.own * p.ldr) * 4), "r"((uint32_t)(n * p.ldr) * 4), "r"(ti_mapa(done, (uint32_t)to))
+                   : "memory");
+    }
+    __syncwarp();
+  } else {
+    const uint32_t base = red + part + (uint32_t)ti_swap_pair() * 4;
+#pragma unroll
+    for (int j = 0; j < MT / 8; j++) {
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
+        if (tok >= n_tok) continue;
+        const uint32_t owner = (uint32_t)(tok * p.own_inv) >> 16;
+        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+                         ti_mapa(base + (uint32_t)((tok - (int)owner * p.own) * p.ldr) * 4, owner)),
+                     "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]), "r"(ti_mapa(done, owner))
+                     : "memory");
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// The sum over the cluster, in the order of K: the four rows at a place of one token.
+TI_DEV float4 gather(const small_params &p, const float *from) {
+  float4 v = *(const float4 *)from;
+  const int part = p.own * p.ldr;
+  for (int s = 1; s < p.split; s++) {
+    from += part;
+    const float4 u = *(const float4 *)from;
+    v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+  }
+  return v;
+}
+
+// Four neighbouring columns of out, with all that may be asked for.
+TI_DEV void write_four(const small_params &p, float4 v, int m, int n) {
+  if (p.bias != NULL) v.x += p.bias[n], v.y += p.bias[n + 1], v.z += p.bias[n + 2], v.w += p.bias[n + 3];
+  if (p.gate_up) n = n / 128 * 64 + n % 64 + (n & 64 ? p.n / 2 : 0);
+  if (p.out_f32) {
+    float4 *o = (float4 *)((float *)p.out + m * p.ldo + n);
+    if (p.accumulate) {
+      const float4 u = *o;
+      v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+    }
+    *o = v;
+  } else {
+    uint2 *o = (uint2 *)((uint16_t *)p.out + m * p.ldo + n);
+    if (p.accumulate) {
+      const uint2 u = *o;
+      v.x += __uint_as_float(u.x << 16), v.y += __uint_as_float(u.x & 0xFFFF0000u);
+      v.z += __uint_as_float(u.y << 16), v.w += __uint_as_float(u.y & 0xFFFF0000u);
+    }
+    *o = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
+  }
+}
+
+// Half a warp takes 64 rows of a token, the block eight tokens a turn.
+TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_own, int n0) {
+  const int half = (int)threadIdx.x / 16, groups = p.rows / 64, first = half / groups, place = half % groups * 64 + (int)threadIdx.x % 16 * 4;
+  const bool simple = p.bias == NULL && !p.gate_up && !p.out_f32 && !p.accumulate;
+#pragma unroll 2
+  for (int t = 0; t < n_own; t += 8) {
+    const int tok = t + first;
+    const bool in = tok < n_own;
+    int row;
+    const float4 v = ti_swap_four(gather(p, red + (in ? tok : 0) * p.ldr + place), place, &row);
+    if (!in || n0 + row >= p.n) continue;
+    if (simple) {
+      *(uint2 *)((uint16_t *)p.out + (m0 + tok) * p.ldo + n0 + row) = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
+    } else {
+      write_four(p, v, m0 + tok, n0 + row);
+    }
+  }
+}
+
+// 256 rows are gate | up | gate | up in runs of 64: 128 outputs, a warp a token.
+TI_DEV void write_silu(const small_params &p, const float *red, int m0, int n_own, int n0) {
+  const int lane = threadIdx.x & 31, place = lane / 16 * 128 + lane % 16 * 4, dim = p.n / 2, o = n0 / 2 + lane / 16 * 64 + ti_swap_row(lane % 16 * 4);
+  for (int tok = threadIdx.x / 32; tok < n_own; tok += p.rows / 16) {
+    const float4 g = gather(p, red + tok * p.ldr + place), u = gather(p, red + tok * p.ldr + place + 64);
+    const ti_swap_silu out = ti_swap_silu_mul(g, u);
+    const int64_t at = (int64_t)(m0 + tok) * dim + o;
+    if (p.out != NULL) ti_swap_silu_store((uint16_t *)p.out + (m0 + tok) * p.ldo + o, out);
+    if (p.q != NULL) {
+      const float s = ti_swap_silu_quant(p.q + at, out);
+      if (lane == 0) p.q_scale[(int64_t)(n0 / 256) * p.q_ld + m0 + tok] = s;
+    }
+  }
+}
+
+// Where a block stands.
+typedef struct small_block {
+  int rank, n0, m0, n_tok;  // in the cluster; first row of W; first token; tokens
+  int kb0, n_kb;            // its stages of K
+  int n_own;                // tokens that it sums up and writes, from rank * own on (none: <= 0)
+} small_block;
+
+template <int MT>
+TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
+                      const CUtensorMap *xs) {
+  const int n_warp = p.rows / 16;
+  const bool loader = (int)threadIdx.x < 2 * p.rows + 32;
+  if (loader && ti_elect()) {
+    ti_tma_prefetch_map(x);
+    ti_tma_prefetch_map(w);
+    ti_tma_prefetch_map(xs);
+    uint64_t *full = (uint64_t *)(smem + p.ring.bars), *done = (uint64_t *)(smem + p.done);
+    for (int i = 0; i < p.ring.stages; i++) {
+      ti_mbar_init(full + i, 1);
+      ti_mbar_init(full + p.ring.stages + i, n_warp);
+    }
+    ti_mbar_init(done, 1);
+    ti_fence_mbar_init();
+    if (p.split > 1 && b.n_own > 0) ti_mbar_expect(done, (uint32_t)(p.split * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
+  }
+  __syncwarp();
+  __syncthreads();
+  if (p.split > 1) ti_cluster_arrive_relaxed();
+  ti_griddep_launch();
+  if (loader) load_all<MT>(base, p, w, x, xs, b.kb0, b.n_kb, b.n0, b.m0);
+  __syncwarp();
+  if (p.split > 1) ti_cluster_wait();
+  if (p.split > 1 && MT > TI_SMALL_DIRECT) {
+    ti_cluster_arrive_relaxed();
+    ti_cluster_wait();
+  }
+}
+
+template <int MT, int AHEAD>
+TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b) {
+  const int group = (int)ti_swap_uniform(threadIdx.x / 128), last = (p.n - 1) / 128, block = (b.n0 + group * 64) / 128;
+  const ti_swap_scales sw = ti_swap_scales_at(p.w_scale + (block < last ? block : last) * p.w_scale_ld + b.kb0, b.n_kb);
+  __syncthreads();
+  if (p.split > 1) ti_cluster_arrive_relaxed();
+  ti_swap_pos at = ti_swap_first(base, p.ring);
+  float sum[MT / 2];
+  ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, sw, b.n_kb, sum);
+  ti_griddep_wait();
+  if (p.split > 1) ti_cluster_wait();  // the peers have begun: their shared memory may be written
+  push<MT>(base, p, sum, b.rank, b.n_tok);
+  if (p.split == 1) {
+    ti_bar_sync(1, 2 * p.rows);
+  } else if (b.n_own > 0) {
+    ti_mbar_wait((uint64_t *)(smem + p.done), 0);  // no peer writes here after this
+  }
+  const bool copied = p.split > 1 && MT > TI_SMALL_DIRECT;
+  if (copied) ti_cluster_arrive_relaxed();
+  const float *red = (const float *)(smem + p.red);
+  if (p.silu) {
+    write_silu(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
+  } else {
+    write_plain(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
+  }
+  __syncwarp();
+  if (copied) ti_cluster_wait();  // the peers have what they copy from here: the block may end
+}
+
+template <int MT, int AHEAD>
+static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
+    fp8_small(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
+              const __grid_constant__ small_params p) {
+  extern __shared__ __align__(1024) uint8_t smem[];
+  const uint32_t base = ti_swap_uniform(ti_smem(smem));
+  small_block b;
+  b.rank = p.split > 1 ? (int)ti_cluster_rank() : 0;
+  b.n0 = (int)blockIdx.x / p.split * p.rows, b.m0 = (int)blockIdx.y * MT, b.n_tok = p.m - b.m0 < MT ? p.m - b.m0 : MT;
+  b.kb0 = p.n_kb * b.rank / p.split, b.n_kb = p.n_kb * (b.rank + 1) / p.split - b.kb0;
+  const int left = b.n_tok - b.rank * p.own;
+  b.n_own = left < p.own ? left : p.own;
+  if ((int)ti_swap_uniform(threadIdx.x / 32) >= p.rows / 16) {
+    if (MT > 64) ti_reg_dealloc<32>();
+    load_role<MT>(smem, base, p, b, &w, &x, &xs);
+  } else {
+    if (MT > 64) ti_reg_alloc<AHEAD ? 232 : 160>();
+    math_role<MT, AHEAD>(smem, base, p, b);
+  }
+}
+
+// ---- host -----------------------------------------------------------------------------------------------------------------------------------------
+
+#define SMEM_BLOCK 232448  // what one block may have
+#define SMEM_SM 233472     // an SM's, of which each block takes another 1,024
+
+typedef void (*small_kernel)(CUtensorMap, CUtensorMap, CUtensorMap, small_params);
+
+static small_kernel kernel_for(int tokens, int ahead) {
+  switch (tokens) {
+    case 8: return ahead ? fp8_small<8, 1> : fp8_small<8, 0>;
+    case 16: return fp8_small<16, 1>;
+    case 32: return fp8_small<32, 1>;
+    case 64: return ahead ? fp8_small<64, 1> : fp8_small<64, 0>;
+    case 128: return ahead ? fp8_small<128, 1> : fp8_small<128, 0>;
+    default: return NULL;
+  }
+}
+
+extern "C" bool ti_cuda_fp8_small_takes(const ti_fp8_small_plan *p) {
+  if (kernel_for(p->tokens, p->ahead) == NULL || p->rows % 64 != 0 || p->rows < 64 || p->rows > ti_swap_rows(p->tokens, p->ahead)) return false;
+  if (p->split < 1 || p->split > 8 || (p->tokens <= 32 && !p->ahead)) return false;
+  return p->per_sm == 1 || (p->per_sm == 2 && p->rows <= 128 && p->tokens <= 64 && !(p->tokens == 64 && p->ahead));
+}
+
+// From the lab's sweeps on an H200: some 200 blocks of 64 rows with K split, or, where there are more, whole K and 128 rows.
+extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
+  const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K, tiles = (n + 63) / 64, most = n_kb / 3 < 8 ? n_kb / 3 : 8;
+  ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, m <= 32, 2};
+  if (silu) {
+    p.rows = 256, p.per_sm = 1;
+    p.split = n_sm / (n / 256);
+  } else if (3 * tiles <= 4 * n_sm) {
+    p.split = (m <= 64 ? n_sm * 17 / 10 : n_sm) / tiles;
+  } else {
+    p.rows = 128;
+  }
+  if (p.split > most) p.split = most;
+  if (p.split < 1 || deterministic) p.split = 1;
+  return p;
+}
+
+static ti_status maps(const ti_fp8_small_args *a, const ti_fp8_small_plan *plan, CUtensorMap *w, CUtensorMap *x, CUtensorMap *xs) {
+  const int64_t ldx = a->ldx ? a->ldx : a->k, ld = (a->m + 3) & ~3;
+  const int64_t dim_w[2] = {a->k, a->n}, dim_x[2] = {a->k, a->m}, dim_s[2] = {ld, (a->k + TI_SWAP_K - 1) / TI_SWAP_K}, ldw = a->k;
+  const int box_w[2] = {TI_SWAP_K, plan->rows}, box_x[2] = {TI_SWAP_K, plan->tokens}, box_s[2] = {plan->tokens, 1};
+  ti_status s = ti_tensor_map_2d(w, TI_TMA_U8, a->w, dim_w, &ldw, box_w, TI_TMA_128B);
+  if (s == TI_OK) s = ti_tensor_map_2d(x, TI_TMA_U8, a->x, dim_x, &ldx, box_x, TI_TMA_128B);
+  if (s == TI_OK) s = ti_tensor_map_2d(xs, TI_TMA_F32, a->x_scale, dim_s, &ld, box_s, TI_TMA_PLAIN);
+  return s;
+}
+
+extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
+  ti_fp8_small_plan plan = a->plan;
+  if (plan.rows == 0) plan = ti_cuda_fp8_small_plan(a->m, a->n, a->k, a->silu, d->deterministic, d->n_sm);
+  const small_kernel kernel = kernel_for(plan.tokens, plan.ahead);
+  const int n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K, split = plan.split < n_kb ? plan.split : n_kb;
+  assert(ti_cuda_fp8_small_takes(&plan) && a->n % 8 == 0 && a->k % 16 == 0);
+  assert(!a->silu || (plan.rows == 256 && a->n % 256 == 0));
+
+  small_params p = {};
+  p.out = a->out, p.w_scale = a->w_scale, p.bias = a->bias, p.q = a->q, p.q_scale = a->q_scale;
+  p.ldo = a->ldo ? a->ldo : a->silu ? a->n / 2 : a->n;
+  p.w_scale_ld = a->w_scale_ld ? a->w_scale_ld : n_kb;
+  p.m = a->m, p.n = a->n, p.n_kb = n_kb, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
+  p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.early = d->pdl;
+  const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
+  p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
+  p.ldr = plan.rows + 4;
+  const int red = split * p.own * p.ldr * 4;
+  const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - red - 8;
+  const int laid = split > 1 && plan.tokens > TI_SMALL_DIRECT ? tok * p.ldr * 4 : 0;
+  int stages = 1;
+  while ((int)(ti_swap_layout(plan.rows, plan.tokens, stages).xs) < laid) stages++;
+  while (stages < kb_most && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
+  p.ring = ti_swap_layout(plan.rows, plan.tokens, stages);
+  p.red = (int)p.ring.end, p.done = p.red + red;
+  const int smem = p.done + 8;
+  assert(smem <= SMEM_BLOCK);
+
+  CUtensorMap w, x, xs;
+  const ti_status s = maps(a, &plan, &w, &x, &xs);
+  if (s != TI_OK) return s;
+  cudaLaunchAttribute at[2];
+  cudaLaunchConfig_t c = {};
+  c.gridDim = dim3((unsigned)((a->n + plan.rows - 1) / plan.rows * split), (unsigned)((a->m + plan.tokens - 1) / plan.tokens));
+  c.blockDim = dim3((unsigned)(plan.rows * 2 + ti_swap_load_threads(plan.tokens)));
+  c.dynamicSmemBytes = (size_t)smem;
+  c.stream = d->stream;
+  c.attrs = at;
+  if (split > 1) {
+    at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    at[c.numAttrs].val.clusterDim.x = (unsigned)split, at[c.numAttrs].val.clusterDim.y = 1, at[c.numAttrs].val.clusterDim.z = 1;
+    c.numAttrs++;
+  }
+  if (d->pdl) {
+    at[c.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    at[c.numAttrs].val.programmaticStreamSerializationAllowed = 1;
+    c.numAttrs++;
+  }
+  cudaError_t e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM_BLOCK);
+  if (e == cudaSuccess) e = cudaLaunchKernelEx(&c, kernel, w, x, xs, p);
+  return ti_cuda_result(d, "gemm_fp8_small", e);
+}
