@@ -90,8 +90,6 @@ static __device__ __forceinline__ void put(const out_args &a, int token, int64_t
   }
 }
 
-static __device__ __forceinline__ float silu_mul(float g, float u) { return g / (1.0f + expf(-g)) * u; }
-
 // ---- the kernel ----
 
 // grid: (split, bands of rows, passes of NT tokens), clusters of `split` along x.
@@ -179,7 +177,7 @@ static __global__ void __launch_bounds__(128 * G + 32)
     if (SILU) {
       const float2 u = sum_parts(sums + token * LD + ROWS + r, split);
       const int64_t at = (token0 + token) * a.ldo + row0 / 2 + r;
-      *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(a.out) + at) = ti_bf16x2(silu_mul(v.x, u.x), silu_mul(v.y, u.y));
+      *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(a.out) + at) = ti_bf16x2(ti_silu_mul(v.x, u.x), ti_silu_mul(v.y, u.y));
     } else if (row0 + r < a.n) {
       put(a, token0 + token, row0 + r, v);
     }
