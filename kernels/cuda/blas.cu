@@ -149,7 +149,11 @@ static bool describe(ti_blas *b, plan *p) {
     const cublasLtMatmulMatrixScale_t x =
         k->scale == TI_BLAS_ROW ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F : CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
     const int32_t am = a, xm = x;
-    if (!set(b, p, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &am, sizeof am) || !set(b, p, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &xm, sizeof xm)) return false;
+    const void *any = b->workspace;  // the heuristic wants to see pointers; each product sets its own
+    if (!set(b, p, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &am, sizeof am) || !set(b, p, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &xm, sizeof xm) ||
+        !set(b, p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &any, sizeof any) || !set(b, p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &any, sizeof any)) {
+      return false;
+    }
   }
   return good(b, b->cublasLtMatrixLayoutCreate_(&p->w, in, (uint64_t)k->k, (uint64_t)k->n, k->k), "cublasLtMatrixLayoutCreate") &&
          good(b, b->cublasLtMatrixLayoutCreate_(&p->x, in, (uint64_t)k->k, (uint64_t)k->m, k->ldx), "cublasLtMatrixLayoutCreate") &&

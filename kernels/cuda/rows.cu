@@ -167,8 +167,6 @@ ti_status ti_cuda_rope(ti_dev *d, const ti_rope_args *a) {
 
 // ---- silu_mul ----
 
-static __device__ __forceinline__ float silu_mul(float g, float u) { return g / (1.0f + expf(-g)) * u; }
-
 template <bool VEC>
 static __global__ void silu_mul_kernel(bf16 *out, const bf16 *gate_up, int dim, int64_t ldx, int64_t ldo) {
   ti_pdl_wait();
@@ -182,10 +180,10 @@ static __global__ void silu_mul_kernel(bf16 *out, const bf16 *gate_up, int dim, 
     ti_load8(g, x);
     ti_load8(u, y);
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = silu_mul(x[i], y[i]);
+    for (int i = 0; i < 8; i++) x[i] = ti_silu_mul(x[i], y[i]);
     ti_store8(o, x);
   } else {
-    *o = __float2bfloat16_rn(silu_mul(__bfloat162float(*g), __bfloat162float(*u)));
+    *o = __float2bfloat16_rn(ti_silu_mul(__bfloat162float(*g), __bfloat162float(*u)));
   }
 }
 

@@ -1,0 +1,271 @@
+// bf16 products of few rows: W streams once through shared memory into wgmma, whose narrow side are the tokens.
+//
+//        K ->   part 0     part 1   ..  part split - 1      the parts of a band of rows are the blocks of one cluster
+//      +-----+----------+----------+--
+//   W  | 64  |##########|          |          a block: a producer warp keeps `stages` boxes of W (64 * groups rows x 64 of K, TMA, 128-byte swizzle,
+//  rows| to  |          |          |          evict first) and of x (NT tokens x 64 of K) on their way; a warpgroup a 64 rows multiplies:
+//      | 128 |          |          |          D [64 rows of W, NT tokens] += W-box x-box^T, 4 wgmma a stage
+//      +-----+----------+----------+--
+//   Then every block lays its sums into shared memory, and block r of the cluster adds the r-th share of the outputs over parts 0, 1, .. through
+//   distributed shared memory: no scratch, no atomics, one order. The order is a function of (n, k): a row has the same bits whatever m is.
+//
+// W depends on no other op: under programmatic dependent launch the ring is filled before the wait for the predecessor, and only x comes after it. A
+// ring of 48 KB leaves room on an SM for this kernel and its successor, so the successor's first 6 MB of W are on their way before this one ends.
+//
+// Bound by reading W.
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/gemv_bf16.h"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+enum { BK = 64, ROWS = 64, MAX_TOKENS = 64, MAX_STAGES = TI_GEMV_BF16_STAGES };
+
+struct out_args {
+  void *out;
+  const float *bias;
+  int m;
+  int64_t n, ldo;
+  int64_t half;                 // rows of the gate where W is interleaved, else 0
+  bool f32, accumulate, pairs;  // pairs: two neighbours are written as one
+};
+
+// ---- the sums' way out ----
+
+static __device__ __forceinline__ float2 load_peer(uint32_t addr) {
+  float2 v;
+  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(addr) : "memory");
+  return v;
+}
+
+// Sum over the cluster of the two numbers at `p`, parts in order.
+static __device__ __forceinline__ float2 sum_parts(const float *p, int split) {
+  if (split == 1) return *reinterpret_cast<const float2 *>(p);
+  float2 sum = load_peer(ti_mapa(ti_smem(p), 0));
+  for (int r = 1; r < split; r++) {
+    const float2 v = load_peer(ti_mapa(ti_smem(p), (uint32_t)r));
+    sum.x += v.x;
+    sum.y += v.y;
+  }
+  return sum;
+}
+
+// Row r of W is this column of out.
+static __device__ __forceinline__ int64_t column(int64_t r, int64_t half) {
+  enum { RUN = TI_CUDA_GATE_RUN };
+  if (!half) return r;
+  return r / (2 * RUN) * RUN + r % RUN + (r % (2 * RUN) >= RUN ? half : 0);
+}
+
+static __device__ __forceinline__ void put(const out_args &a, int token, int64_t row, float2 v) {
+  const int64_t c = column(row, a.half), i = token * a.ldo + c;
+  const bool two = row + 1 < a.n;
+  if (a.bias) {
+    v.x += a.bias[c];
+    if (two) v.y += a.bias[c + 1];
+  }
+  if (a.f32) {
+    float *o = static_cast<float *>(a.out) + i;
+    if (a.accumulate) {
+      v.x += o[0];
+      if (two) v.y += o[1];
+    }
+    if (two && a.pairs) {
+      *reinterpret_cast<float2 *>(o) = v;
+    } else {
+      o[0] = v.x;
+      if (two) o[1] = v.y;
+    }
+  } else {
+    bf16 *o = static_cast<bf16 *>(a.out) + i;
+    if (a.accumulate) {
+      v.x += __bfloat162float(o[0]);
+      if (two) v.y += __bfloat162float(o[1]);
+    }
+    if (two && a.pairs) {
+      *reinterpret_cast<uint32_t *>(o) = ti_bf16x2(v.x, v.y);
+    } else {
+      o[0] = __float2bfloat16_rn(v.x);
+      if (two) o[1] = __float2bfloat16_rn(v.y);
+    }
+  }
+}
+
+// ---- the kernel ----
+
+// grid: (split, bands of rows, passes of NT tokens), clusters of `split` along x.
+template <int G, int NT, bool SILU>
+static __global__ void __launch_bounds__(128 * G + 32)
+    gemv_kernel(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap, out_args a, int n_block, int stages) {
+  enum { W_BYTES = G * ROWS * BK * 2, X_BYTES = NT * BK * 2, STAGE = W_BYTES + X_BYTES, LD = G * ROWS + 4 };
+  extern __shared__ __align__(1024) uint8_t ring[];
+  __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES];
+  const int split = gridDim.x, part = blockIdx.x, group = threadIdx.x / 128, lane = threadIdx.x % 32;
+  const int64_t row0 = (int64_t)blockIdx.y * G * ROWS;
+  const int token0 = blockIdx.z * MAX_TOKENS, first = (int)((int64_t)n_block * part / split);
+  const int count = (int)((int64_t)n_block * (part + 1) / split) - first;
+
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < stages; s++) {
+      ti_mbar_init(&full[s], 1);
+      ti_mbar_init(&empty[s], 4 * G);
+    }
+    ti_fence_mbar_init();
+  }
+  __syncthreads();
+  ti_griddep_launch();
+
+  if (group == G) {  // the producer
+    if (lane == 0) {
+      const int ahead = min(count, stages);
+      for (int i = 0; i < ahead; i++) {
+        ti_mbar_expect(&full[i], STAGE);
+        ti_tma_load_2d(ring + i * STAGE, &wmap, &full[i], (first + i) * BK, (int)row0, TI_L2_EVICT_FIRST);
+      }
+      ti_griddep_wait();
+      for (int i = 0; i < ahead; i++) ti_tma_load_2d(ring + i * STAGE + W_BYTES, &xmap, &full[i], (first + i) * BK, token0, TI_L2_EVICT_LAST);
+      for (int i = ahead, s = 0, phase = 0; i < count; i++) {
+        ti_mbar_wait(&empty[s], (uint32_t)phase);
+        ti_mbar_expect(&full[s], STAGE);
+        ti_tma_load_2d(ring + s * STAGE, &wmap, &full[s], (first + i) * BK, (int)row0, TI_L2_EVICT_FIRST);
+        ti_tma_load_2d(ring + s * STAGE + W_BYTES, &xmap, &full[s], (first + i) * BK, token0, TI_L2_EVICT_LAST);
+        if (++s == stages) s = 0, phase ^= 1;
+      }
+    } else {
+      ti_griddep_wait();
+    }
+    __syncwarp();
+  } else {
+    float d[NT / 2];
+#pragma unroll
+    for (int i = 0; i < NT / 2; i++) d[i] = 0.0f;
+    ti_griddep_wait();
+    for (int i = 0, s = 0, last = 0, phase = 0; i < count; i++) {
+      ti_mbar_wait(&full[s], (uint32_t)phase);
+      const uint64_t wd = ti_wgmma_desc(ring + s * STAGE + group * (ROWS * BK * 2)), xd = ti_wgmma_desc(ring + s * STAGE + W_BYTES);
+      ti_wgmma_hold(d);
+      ti_wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < BK / 16; k++) ti_wgmma_bf16<NT>(d, wd + 2 * k, xd + 2 * k, true);
+      ti_wgmma_commit();
+      ti_wgmma_hold(d);
+      ti_wgmma_wait<1>();  // the stage before is read
+      if (i > 0 && lane == 0) ti_mbar_arrive(&empty[last]);
+      last = s;
+      if (++s == stages) s = 0, phase ^= 1;
+    }
+    ti_wgmma_wait<0>();
+    ti_wgmma_hold(d);
+    ti_bar_sync(1, 128 * G);  // the ring is free
+    float *sums = reinterpret_cast<float *>(ring) + group * ROWS + threadIdx.x % 128 / 32 * 16 + lane / 4;
+#pragma unroll
+    for (int j = 0; j < NT / 8; j++) {
+      float *p = sums + (8 * j + 2 * (lane % 4)) * LD;
+      p[0] = d[4 * j], p[LD] = d[4 * j + 1], p[8] = d[4 * j + 2], p[LD + 8] = d[4 * j + 3];
+    }
+  }
+  if (split > 1) {
+    ti_cluster_sync();
+  } else {
+    __syncthreads();
+  }
+  enum { PAIRS = SILU ? ROWS / 2 : G * ROWS / 2 };  // a token; a multiple of 32, so that every part has the same share
+  const float *sums = reinterpret_cast<const float *>(ring);
+  const int share = min(NT, a.m - token0) * PAIRS / split;
+  for (int i = part * share + threadIdx.x; i < (part + 1) * share; i += blockDim.x) {
+    const int token = i / PAIRS, r = i % PAIRS * 2;
+    const float2 v = sum_parts(sums + token * LD + r, split);
+    if (SILU) {
+      const float2 u = sum_parts(sums + token * LD + ROWS + r, split);
+      const int64_t at = (token0 + token) * a.ldo + row0 / 2 + r;
+      *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(a.out) + at) = ti_bf16x2(ti_silu_mul(v.x, u.x), ti_silu_mul(v.y, u.y));
+    } else if (row0 + r < a.n) {
+      put(a, token0 + token, row0 + r, v);
+    }
+  }
+  if (split > 1) ti_cluster_sync();  // peers may still read this block's sums
+}
+
+// ---- launching ----
+
+typedef void (*gemv_fn)(CUtensorMap, CUtensorMap, out_args, int, int);
+
+template <int G, bool SILU>
+static gemv_fn pick_tokens(int nt) {
+  switch (nt) {
+    case 8:
+      return gemv_kernel<G, 8, SILU>;
+    case 16:
+      return gemv_kernel<G, 16, SILU>;
+    case 32:
+      return gemv_kernel<G, 32, SILU>;
+    default:
+      return gemv_kernel<G, 64, SILU>;
+  }
+}
+
+bool ti_gemv_bf16_takes(const ti_gemv_bf16_args *a) {
+  if (a->k % 8 || a->ldx % 8 || !ti_aligned16(a->x) || !ti_aligned16(a->w) || a->n > INT32_MAX || a->k > INT32_MAX) return false;
+  if (a->gate_up && a->n % (2 * TI_CUDA_GATE_RUN)) return false;
+  return !a->silu_mul || (a->gate_up && !a->bias && !a->out_f32 && !a->accumulate && a->ldo % 2 == 0);
+}
+
+ti_gemv_bf16_tile ti_gemv_bf16_pick(const ti_dev *d, int64_t n, int64_t k, bool silu_mul) {
+  ti_gemv_bf16_tile t = {2, 1, 3};
+  const int64_t want = 2 * d->n_sm, blocks = (k + BK - 1) / BK;
+  if (!silu_mul && (n + 127) / 128 * 8 < want) t.groups = 1, t.stages = 6;
+  const int64_t bands = (n + ROWS * t.groups - 1) / (ROWS * t.groups);
+  while (t.split < 8 && bands * t.split < want && blocks / (2 * t.split) >= 4) t.split *= 2;
+  return t;
+}
+
+ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
+  assert(ti_gemv_bf16_takes(a));
+  if (a->m == 0) return TI_OK;
+  const ti_gemv_bf16_tile t = a->tile ? *a->tile : ti_gemv_bf16_pick(d, a->n, a->k, a->silu_mul);
+  assert((t.groups == 1 || t.groups == 2) && t.split >= 1 && t.split <= 8 && t.stages >= 2 && t.stages <= MAX_STAGES);
+  assert(!a->silu_mul || t.groups == 2);
+  const int64_t ldx = a->ldx ? a->ldx : a->k, ldo = a->ldo ? a->ldo : a->silu_mul ? a->n / 2 : a->n;
+  const int nt = a->m <= 8 ? 8 : a->m <= 16 ? 16 : a->m <= 32 ? 32 : 64, rows = ROWS * t.groups;
+  const int stage = (rows + nt) * BK * 2, sums = nt * (rows + 4) * 4;
+  int stages = t.stages;
+  while (stages * stage < sums) stages++;
+
+  CUtensorMap wmap, xmap;
+  const int64_t wdim[2] = {a->k, a->n}, xdim[2] = {a->k, a->m};
+  const int wbox[2] = {BK, rows}, xbox[2] = {BK, nt};
+  if (ti_tensor_map_2d(&wmap, TI_TMA_BF16, a->w, wdim, &a->k, wbox, TI_TMA_128B) != TI_OK ||
+      ti_tensor_map_2d(&xmap, TI_TMA_BF16, a->x, xdim, &ldx, xbox, TI_TMA_128B) != TI_OK) {
+    return ti_cuda_result(d, "gemv_bf16", cudaErrorInvalidValue);
+  }
+  const size_t align = a->out_f32 ? 8 : 4;
+  const out_args o = {.out = a->out,
+                      .bias = a->bias,
+                      .m = a->m,
+                      .n = a->n,
+                      .ldo = ldo,
+                      .half = a->gate_up && !a->silu_mul ? a->n / 2 : 0,
+                      .f32 = a->out_f32,
+                      .accumulate = a->accumulate,
+                      .pairs = ldo % 2 == 0 && (uintptr_t)a->out % align == 0};
+  const gemv_fn fn = a->silu_mul ? pick_tokens<2, true>(nt) : t.groups == 2 ? pick_tokens<2, false>(nt) : pick_tokens<1, false>(nt);
+  const size_t smem = (size_t)stages * (size_t)stage;
+  cudaError_t e = cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
+  if (e != cudaSuccess) return ti_cuda_result(d, "gemv_bf16", e);
+
+  cudaLaunchAttribute attr[2] = {};
+  attr[0].id = cudaLaunchAttributeClusterDimension;
+  attr[0].val.clusterDim.x = (unsigned)t.split;
+  attr[0].val.clusterDim.y = attr[0].val.clusterDim.z = 1;
+  attr[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attr[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t c = {};
+  c.gridDim = dim3((unsigned)t.split, (unsigned)ti_ceil_div(a->n, rows), (unsigned)ti_ceil_div(a->m, MAX_TOKENS));
+  c.blockDim = dim3((unsigned)(128 * t.groups + 32));
+  c.dynamicSmemBytes = smem;
+  c.stream = d->stream;
+  c.attrs = attr;
+  c.numAttrs = d->pdl ? 2 : 1;
+  d->last_op = "gemv_bf16";
+  e = cudaLaunchKernelEx(&c, fn, wmap, xmap, o, (int)ti_ceil_div(a->k, BK), stages);
+  return e == cudaSuccess ? TI_OK : ti_cuda_result(d, "gemv_bf16", e);
+}
