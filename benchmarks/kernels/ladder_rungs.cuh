@@ -1,5 +1,5 @@
-// The rungs of the ladder, from one thread a number to wgmma fed by TMA. Every matmul is C[m, n] = A[m, k] B[n, k]^T with bf16 operands, fp32 sums and a
-// bf16 result; m and n are multiples of 256, k of 64. docs/articles/ladder.md explains each rung; ladder.cu validates and times them.
+// The rungs of the ladder, from one thread a number to wgmma fed by TMA. Every matmul is C[m, n] = A[m, k] B[n, k]^T with bf16 operands, fp32 sums
+// and a bf16 result; m and n are multiples of 256, k of 64. docs/articles/ladder.md explains each rung; ladder.cu validates and times them.
 #ifndef TI_BENCHMARKS_LADDER_RUNGS_CUH
 #define TI_BENCHMARKS_LADDER_RUNGS_CUH
 #include <cuda_bf16.h>
@@ -97,7 +97,8 @@ static __global__ void __launch_bounds__(256) matmul_registers(bf16 *c, const bf
   }
 }
 
-// ---- rung 4: tensor cores by mma.sync, cp.async -----------------------------------------------------------------------------------------------------
+// ---- rung 4: tensor cores by mma.sync, cp.async
+// -----------------------------------------------------------------------------------------------------
 //
 //   block 128 x 128, 8 warps of 64 x 32, k in steps of 32, three stages. A row of a stage is 64 bytes, four chunks of 16; chunk j of row r lies at
 //   j ^ (r / 2 % 4), so that the eight rows that ldmatrix reads at once lie in different banks.
@@ -172,7 +173,8 @@ static __global__ void __launch_bounds__(256) matmul_mma(bf16 *c, const bf16 *a,
   }
 }
 
-// ---- rung 5: wgmma fed by TMA -----------------------------------------------------------------------------------------------------------------------
+// ---- rung 5: wgmma fed by TMA
+// -----------------------------------------------------------------------------------------------------------------------
 //
 //   block: 128 x 256 outputs, k in steps of 64 (128 bytes, the swizzle's width), four stages of 48 KiB; persistent, one block an SM
 //
