@@ -3,6 +3,7 @@
 #include "kernels/cuda/attention_plain.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/sample.h"
 
 void ti_cuda_ops_init(ti_dev *d) {
   ti_error err = {0};
@@ -19,7 +20,7 @@ void ti_cuda_ops_fini(ti_dev *d) { ti_blas_close(d->blas); }
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 size_t ti_cuda_ops_scratch(const ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab) {
-  size_t need = (size_t)16 << 20;  // attention's parts, sampling's candidates
+  size_t need = (size_t)16 << 20;  // attention's parts
   need = larger(need, ti_cuda_gemm_scratch(max_row, max_k));
   return need;
 }
@@ -49,6 +50,11 @@ static const ti_kernels cuda_kernels = {
     .copy_pages = ti_cuda_copy_pages,
     .add = ti_cuda_add,
     .permute = ti_cuda_permute,
+    .penalties = ti_cuda_penalties,
+    .logprobs = ti_cuda_logprobs,
+    .sample = ti_cuda_sample,
+    .tokens = ti_cuda_tokens,
+    .feed = ti_cuda_feed,
     .copy = ti_cuda_copy,
     .zero = ti_cuda_zero,
     .alloc_host = ti_cuda_alloc_host,

@@ -1,0 +1,134 @@
+// Log-probabilities of raw logits: log-softmax of the target, its rank, the best 20. A row in a cluster's shared memory (row_cluster.cuh), read
+// from memory once:
+//
+//   arrival: the maximum and how many beat the target | level 1: the sum of exp | the 20th key (row_search.cuh) | gather, order 20 by counting
+//
+// Ties at the 20th key: the lower ids. Blocks hold ascending ids, so a block's share of the ties follows from the counts of the blocks before it.
+#include "kernels/cuda/row_search.cuh"
+
+extern "C" {
+#include "kernels/cuda/sample.h"
+}
+
+#define TOP TI_TOP_LOGPROBS
+
+struct logprob_shared {
+  row_shared row;
+  search_shared search;
+  uint64_t top[TOP];  // block 0's is filled by all
+  uint32_t n_top;
+};
+
+static __device__ __forceinline__ float logprob_of(float x, double lse) { return x > -CUDART_INF_F ? (float)((double)x - lse) : -CUDART_INF_F; }
+
+static __device__ void put(logprob_shared *s, float x, int id) {
+  const uint32_t at = peer_add(ti_mapa(ti_smem(&s->n_top), 0), 1);
+  if (at < TOP) peer_store64(ti_mapa(ti_smem(&s->top[at]), 0), row_pack(x, id));
+}
+
+// The first `need` elements equal to `key` of this block, in the order of their ids; one warp.
+static __device__ void put_ties(logprob_shared *s, const row_part &part, uint32_t key, int need) {
+  const int lane = (int)threadIdx.x % 32;
+  for (int g = lane; need > 0 && g < part.pieces * ROW_THREADS; g += 32) {
+    const float4 v = part.v[g];
+    const float f[4] = {v.x, v.y, v.z, v.w};
+    int mine = 0, before = 0;
+    const int id = part.first + g * 4;
+    for (int i = 0; i < 4; i++) mine += row_key(f[i]) == key && id + i >= part.begin && id + i < part.end;
+    int sum = mine;
+    for (int o = 1; o < 32; o <<= 1) {
+      const int up = __shfl_up_sync(0xffffffffu, sum, o);
+      if (lane >= o) sum += up;
+    }
+    before = sum - mine;
+    for (int i = 0; i < 4; i++) {
+      if (row_key(f[i]) == key && id + i >= part.begin && id + i < part.end && before++ < need) put(s, f[i], id + i);
+    }
+    need -= __shfl_sync(0xffffffffu, sum, 31);
+  }
+}
+
+// All elements above the cut, and as many equal to it as there is room for, into block 0's list.
+static __device__ void gather_top(logprob_shared *s, const row_part &part, const search_result &cut) {
+  const uint64_t room = TOP - cut.above_count;  // cut.count <= TOP: no ties to choose among
+  const bool choose = cut.count > TOP;
+  uint64_t ties = 0;
+  for (int p = 0; p < part.pieces; p++) {
+    const int g = p * ROW_THREADS + (int)threadIdx.x;
+    const float4 v = part.v[g];
+    const float f[4] = {v.x, v.y, v.z, v.w};
+    for (int i = 0; i < 4; i++) {
+      const uint32_t key = row_key(f[i]);
+      const int id = part.first + g * 4 + i;
+      if (f[i] != f[i] || key < cut.key || id < part.begin || id >= part.end) continue;
+      if (choose && key == cut.key) {
+        ties++;
+      } else {
+        put(s, f[i], id);
+      }
+    }
+  }
+  if (!choose) return;
+  row_give(&s->row, 3, part, row_block_sum(&s->row, ties));
+  ti_cluster_sync();
+  uint64_t before = 0;
+  for (uint32_t r = 0; r < part.rank; r++) before += s->row.slot[3][r];
+  if (before < room && threadIdx.x < 32) put_ties(s, part, cut.key, (int)(room - before));
+}
+
+__global__ void __launch_bounds__(ROW_THREADS, 2) logprobs_kernel(ti_logprob_args a, int64_t ld) {
+  extern __shared__ __align__(128) float4 buf[];
+  __shared__ logprob_shared s;
+  const int r = (int)blockIdx.y, n = a.vocab, tid = (int)threadIdx.x;
+  const float *x = a.logits + r * ld;
+  if (tid == 0) s.n_top = 0;
+  const row_part part = row_fetch(&s.row, buf, x, n);
+  const int target = a.target[r];
+  const float xt = target >= 0 ? x[target] : CUDART_INF_F;
+  float max = -CUDART_INF_F;
+  uint32_t better = 0;
+  for (int i = 0; i < part.pieces; i++) {
+    row_wait(&s.row, i);
+    const float4 v = part.v[i * ROW_THREADS + tid];
+    const float f[4] = {v.x, v.y, v.z, v.w};
+    const int first = part.first + (i * ROW_THREADS + tid) * 4;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      max = fmaxf(max, f[j]);
+      better += f[j] > xt || (f[j] == xt && first + j >= part.begin && first + j < min(target, part.end));
+    }
+  }
+  row_meet();
+  const uint64_t best = row_max(&s.row, 0, part, row_pack(max, 0));
+  const uint64_t rank = 1 + row_sum(&s.row, 1, part, better);
+  max = row_value(best);
+  double lse = -CUDART_INF;
+  search_result cut = {row_key(-CUDART_INF_F), 0, ~0ull, 0};
+  if (max > -CUDART_INF_F) {
+    const search_row row = {&part, max, 1.0f, (SEARCH_BINS - 1) / SEARCH_SPAN, true, true};
+    search_begin(&s.search, row);
+    lse = (double)max + log((double)search_total(&s.search, part) / (double)MASS_ONE);
+    if (a.top_id) cut = search_key(&s.search, row, false, TOP);
+  }
+  if (a.top_id) gather_top(&s, part, cut);
+  ti_cluster_sync();
+  if (part.rank == 0) {
+    if (tid == 0) {
+      a.logprob[r] = target >= 0 ? logprob_of(xt, lse) : 0.0f;
+      a.rank[r] = target >= 0 ? (int32_t)rank : 0;
+    }
+    const int have = min((int)s.n_top, TOP);
+    if (a.top_id && tid < TOP) {
+      int at = 0;
+      for (int i = 0; i < have; i++) at += tid < have && s.top[i] > s.top[tid];
+      if (tid >= have) at = tid;
+      a.top_id[r * TOP + at] = tid < have ? row_id(s.top[tid]) : -1;
+      a.top_logprob[r * TOP + at] = tid < have ? logprob_of(row_value(s.top[tid]), lse) : -CUDART_INF_F;
+    }
+  }
+}
+
+extern "C" ti_status ti_cuda_logprobs(ti_dev *d, const ti_logprob_args *a) {
+  assert(a->vocab > 0 && a->vocab <= TI_CUDA_MAX_VOCAB);
+  return row_launch(d, "logprobs", logprobs_kernel, a->vocab, a->n_row, *a, a->ld ? a->ld : (int64_t)a->vocab);
+}

@@ -1,0 +1,14 @@
+// Sampling's ops of the CUDA backend (kernel.h holds their contracts). None needs scratch.
+#ifndef TI_KERNELS_CUDA_SAMPLE_H
+#define TI_KERNELS_CUDA_SAMPLE_H
+#include "kernels/kernel.h"
+
+#define TI_CUDA_MAX_VOCAB 393208  // ids in a row of sample and logprobs: what eight blocks' shared memory holds
+
+ti_status ti_cuda_sample(ti_dev *d, const ti_sample_args *a);
+ti_status ti_cuda_logprobs(ti_dev *d, const ti_logprob_args *a);
+ti_status ti_cuda_penalties(ti_dev *d, const ti_penalty_args *a);
+ti_status ti_cuda_tokens(ti_dev *d, const ti_token_args *a);
+ti_status ti_cuda_feed(ti_dev *d, const ti_feed_args *a);
+
+#endif
