@@ -32,6 +32,26 @@ static void run_blas(void *arg) {
   lab_op(j->l, ti_blas_gemm(j->l->blas, j->l->stream, &j->b), "cuBLASLt");
 }
 
+// The floor: 16-byte loads of W by a full device, nothing else.
+static __global__ void read_kernel(const uint4 *p, size_t n, uint32_t *sink) {
+  enum { U = 8 };
+  uint32_t x = 0;
+  for (size_t i = (size_t)blockIdx.x * U * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * U * blockDim.x) {
+    uint4 v[U] = {};
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      if (i + u * blockDim.x < n) v[u] = __ldcs(p + i + u * blockDim.x);
+    }
+#pragma unroll
+    for (int u = 0; u < U; u++) x ^= v[u].x ^ v[u].y ^ v[u].z ^ v[u].w;
+  }
+  if (x == 0x9e3779b9u) *sink = x;
+}
+static void run_read(void *arg) {
+  job *j = (job *)arg;
+  read_kernel<<<2 * j->l->dev.n_sm, 512, 0, j->l->stream>>>((const uint4 *)j->a.w, (size_t)(j->a.n * j->a.k / 8), (uint32_t *)j->l->sums);
+}
+
 // ---- check ----
 
 typedef struct check {
@@ -84,7 +104,7 @@ static bool run_into(const check *c, void *out, int m, const ti_gemv_bf16_tile *
 
 static void check_tile(check *c, const ti_gemv_bf16_tile *t, bool every) {
   lab *l = c->l;
-  const int g = t ? t->groups : 0, s = t ? t->split : 0, st = t ? t->stages : 0;
+  const int g = t ? t->groups : 0, s = t ? t->split : 0, st = t ? t->ring_kb : 0;
   int bad = 0;
   double worst = 0;
   for (int f32 = 0; f32 < 2; f32++) {
@@ -102,7 +122,7 @@ static void check_tile(check *c, const ti_gemv_bf16_tile *t, bool every) {
                          (long long)c->k, g, s, st, f32, m, MAX_M);
     }
   }
-  printf("  n %6lld k %6lld groups %d split %d stages %2d: worst %.3f of the bound%s\n", (long long)c->n, (long long)c->k, g, s, st, worst,
+  printf("  n %6lld k %6lld groups %d split %d ring %3d KB: worst %.3f of the bound%s\n", (long long)c->n, (long long)c->k, g, s, st, worst,
          bad ? ", BAD" : "");
 }
 
@@ -126,7 +146,7 @@ static void check_epilogues(lab *l) {
   lab_ok(l, cudaMemcpy(bias, c.bias, sizeof bias, cudaMemcpyDeviceToHost), "copy");
   for (int gate_up = 0; gate_up < 2; gate_up++) {
     for (int groups = 1; groups < 3; groups++) {
-      const ti_gemv_bf16_tile t = {groups, 2, 4};
+      const ti_gemv_bf16_tile t = {groups, 2, 48};
       ti_gemv_bf16_args a = args_of(&c, c.out, M, &t, true);
       a.bias = c.bias, a.accumulate = true, a.gate_up = gate_up;
       lab_fill(l, c.out, TI_F32, MAX_M * (N + 6), 31, 4.0f);
@@ -149,7 +169,7 @@ static void check_epilogues(lab *l) {
     }
   }
   for (int split = 1; split <= 8; split *= 2) {
-    const ti_gemv_bf16_tile t = {2, split, 3};
+    const ti_gemv_bf16_tile t = {2, split, 48};
     ti_gemv_bf16_args a = args_of(&c, c.out, M, &t, false);
     a.gate_up = a.silu_mul = true;
     a.ldo = N / 2 + 2;
@@ -181,7 +201,7 @@ static void check_all(lab *l) {
     check_tile(&c, NULL, i < 2);
     for (int g = 1; g < 3; g++) {
       for (int s = 1; s <= 8; s *= 2) {
-        const ti_gemv_bf16_tile t = {g, s, s == 4 ? 9 : s == 1 ? 2 : 4};
+        const ti_gemv_bf16_tile t = {g, s, s == 4 ? 190 : s == 1 ? 0 : 48};
         if (i < 2 || !l->quick) check_tile(&c, &t, i == 0 && s == 2);
       }
     }
@@ -195,11 +215,11 @@ static void check_all(lab *l) {
 typedef struct operands {
   void *x, *w, *out, *out2;
 } operands;
-static operands operands_open(lab *l, int m, int64_t n, int64_t k) {
-  operands o = {lab_alloc(l, (size_t)(m * k) * 2), lab_alloc(l, (size_t)(n * k) * 2), lab_alloc(l, (size_t)(m * n) * 2),
+static operands operands_open(lab *l, int m, int64_t n, int64_t k, int64_t n_w) {
+  operands o = {lab_alloc(l, (size_t)(m * k) * 2), lab_alloc(l, (size_t)(n_w * n * k) * 2), lab_alloc(l, (size_t)(m * n) * 2),
                 lab_alloc(l, (size_t)(m * n) * 2)};
   lab_fill(l, o.x, TI_BF16, (size_t)(m * k), 1, 1.0f);
-  lab_fill(l, o.w, TI_BF16, (size_t)(n * k), 2, 1.0f);
+  lab_fill(l, o.w, TI_BF16, (size_t)(n_w * n * k), 2, 1.0f);
   return o;
 }
 static void operands_close(lab *l, operands *o) {
@@ -216,26 +236,60 @@ static job job_of(lab *l, const operands *o, int m, int64_t n, int64_t k) {
 }
 static double bytes_of(int m, int64_t n, int64_t k) { return 2.0 * ((double)n * (double)k + (double)m * (double)(n + k)); }
 
+// The same product over and over with other weights, in a graph with programmatic dependent launch: what it costs in a decode step.
+enum { REPEAT = 12 };
+typedef struct repeat {
+  job j;
+  int64_t n_w;  // of W in memory
+  bool blas;
+} repeat;
+static void run_repeat(void *arg) {
+  repeat *r = (repeat *)arg;
+  const uint16_t *w = (const uint16_t *)r->j.a.w;
+  for (int i = 0; i < REPEAT; i++) {
+    job j = r->j;
+    j.a.w = j.b.w = w + i % r->n_w * j.a.n * j.a.k;
+    if (r->blas) {
+      run_blas(&j);
+    } else {
+      run_ours(&j);
+    }
+  }
+}
+static double repeat_us(lab *l, const job *j, bool blas) {
+  const double bytes = 2.0 * (double)j->a.n * (double)j->a.k;
+  repeat r = {*j, (int64_t)(6e8 / bytes) + 1, blas};
+  if (r.n_w > REPEAT) r.n_w = REPEAT;
+  l->dev.pdl = !blas;
+  const double us = lab_time_chain_us(l, run_repeat, &r, REPEAT);
+  l->dev.pdl = false;
+  return us;
+}
+
 static void sweep(lab *l) {
-  static const int rings[] = {32, 48, 64, 96, 192};
-  printf("\nsweep: us (%% of copy) by groups, split and ring KB; * the pick\n");
+  static const int rings[] = {32, 48, 64, 80, 96, 128, 192};
+  printf("\nsweep: us alone / us in a row with programmatic dependent launch (%% of copy), by groups, split and ring KB\n");
   for (int i = 0; i < N_SHAPE; i++) {
-    for (int m = 1; m <= 16; m += 15) {
-      operands o = operands_open(l, m, shapes[i][0], shapes[i][1]);
-      job j = job_of(l, &o, m, shapes[i][0], shapes[i][1]);
-      const ti_gemv_bf16_tile p = ti_gemv_bf16_pick(&l->dev, j.a.n, j.a.k, false);
-      printf("n %lld k %lld m %d: cuBLASLt %.2f, pick %d/%d/%d %.2f\n", (long long)j.a.n, (long long)j.a.k, m,
-             l->blas ? lab_time_us(l, run_blas, &j) : 0.0, p.groups, p.split, p.stages, lab_time_us(l, run_ours, &j));
+    const int64_t n = shapes[i][0], k = shapes[i][1];
+    int64_t n_w = (int64_t)(6e8 / (2.0 * (double)n * (double)k)) + 1;
+    if (n_w > REPEAT) n_w = REPEAT;
+    for (int m = 1; m <= 64; m *= m == 1 ? 16 : 4) {
+      operands o = operands_open(l, m, n, k, n_w);
+      job j = job_of(l, &o, m, n, k);
+      const double bytes = bytes_of(m, n, k);
+      printf("n %lld k %lld m %d: cuBLASLt %.2f / %.2f, reading W %.2f\n", (long long)n, (long long)k, m,
+             l->blas ? lab_time_us(l, run_blas, &j) : 0.0, l->blas ? repeat_us(l, &j, true) : 0.0, lab_time_us(l, run_read, &j));
       for (int g = 1; g < 3; g++) {
         for (int s = 1; s <= 8; s *= 2) {
+          const int64_t blocks = (n + 64 * g - 1) / (64 * g) * s;
+          if ((s > 1 && blocks > 8 * l->dev.n_sm) || blocks < l->dev.n_sm / 4) continue;
           printf("  %d/%d", g, s);
-          for (int r = 0; r < 5; r++) {
-            const int stage = g * 8 + (m > 8 ? 2 : 1), stages = rings[r] / stage;
-            if (stages < 2 || stages > TI_GEMV_BF16_STAGES) continue;
-            const ti_gemv_bf16_tile t = {g, s, stages};
+          for (int r = 0; r < 7; r++) {
+            if (rings[r] < 2 * g * 8 + (m > 8 ? m / 8 : 1) * 2 || blocks * rings[r] > 3 * 192 * l->dev.n_sm) continue;
+            const ti_gemv_bf16_tile t = {g, s, rings[r]};
             j.a.tile = &t;
-            const double us = lab_time_us(l, run_ours, &j);
-            printf("  %3dK %7.2f (%4.1f)", rings[r], us, bytes_of(m, j.a.n, j.a.k) / us * 1e-3 / l->copy_gbs * 100);
+            const double us = lab_time_us(l, run_ours, &j), row = repeat_us(l, &j, false);
+            printf("  %3dK %6.2f/%6.2f (%2.0f/%2.0f)", rings[r], us, row, bytes / us * 1e-1 / l->copy_gbs, bytes / row * 1e-1 / l->copy_gbs);
           }
           printf("\n");
         }
@@ -252,11 +306,11 @@ static void time_all(lab *l) {
   for (int i = 0; i < N_SHAPE; i++) {
     for (int q = 0; q < 9; q += l->quick ? 4 : 1) {
       const int m = ms[q];
-      operands o = operands_open(l, m, shapes[i][0], shapes[i][1]);
+      operands o = operands_open(l, m, shapes[i][0], shapes[i][1], 1);
       job j = job_of(l, &o, m, shapes[i][0], shapes[i][1]);
       const ti_gemv_bf16_tile t = ti_gemv_bf16_pick(&l->dev, j.a.n, j.a.k, false);
       char name[32];
-      snprintf(name, sizeof name, "%dx64 / %d x%d", t.groups, t.split, t.stages);
+      snprintf(name, sizeof name, "%dx64 / %d %dK", t.groups, t.split, t.ring_kb);
       lab_row r = {"gemv_bf16",
                    name,
                    m,

@@ -18,7 +18,7 @@
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/tensor_map.h"
 
-enum { BK = 64, ROWS = 64, MAX_TOKENS = 64, MAX_STAGES = TI_GEMV_BF16_STAGES };
+enum { BK = 64, ROWS = 64, MAX_TOKENS = 64, MAX_STAGES = 24 };
 
 struct out_args {
   void *out;
@@ -31,22 +31,30 @@ struct out_args {
 
 // ---- the sums' way out ----
 
-static __device__ __forceinline__ float2 load_peer(uint32_t addr) {
-  float2 v;
-  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(addr) : "memory");
-  return v;
+// Of a band's [tokens, rows] sums, part r of the cluster finishes the r-th share. An item is a token and two neighbouring rows (silu-mul: and the
+// same two of up): WIDTH numbers. Every part writes its own sums of the item into the finisher's shared memory: inbox[part][item of the
+// share][WIDTH].
+template <int G, bool SILU>
+struct item {
+  enum { PAIRS = SILU ? ROWS / 2 : G * ROWS / 2, WIDTH = SILU ? 4 : 2 };  // PAIRS a token: a multiple of 32, so that all shares are equal
+};
+
+static __device__ __forceinline__ void store_peer(uint32_t addr, float v) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(addr), "f"(v) : "memory");
 }
 
-// Sum over the cluster of the two numbers at `p`, parts in order.
-static __device__ __forceinline__ float2 sum_parts(const float *p, int split) {
-  if (split == 1) return *reinterpret_cast<const float2 *>(p);
-  float2 sum = load_peer(ti_mapa(ti_smem(p), 0));
-  for (int r = 1; r < split; r++) {
-    const float2 v = load_peer(ti_mapa(ti_smem(p), (uint32_t)r));
-    sum.x += v.x;
-    sum.y += v.y;
+// One sum of this block, row r of the band.
+template <int G, bool SILU>
+static __device__ __forceinline__ void send(float *inbox, int token, int r, float v, int share, int part, int split) {
+  typedef item<G, SILU> it;
+  const int up = SILU && r >= ROWS, row = SILU ? r % ROWS : r, i = token * it::PAIRS + row / 2;
+  const int to = split == 1 ? 0 : i / share;
+  float *p = inbox + (part * share + i - to * share) * it::WIDTH + 2 * up + row % 2;
+  if (split == 1) {
+    *p = v;
+  } else {
+    store_peer(ti_mapa(ti_smem(p), (uint32_t)to), v);
   }
-  return sum;
 }
 
 // Row r of W is this column of out.
@@ -90,38 +98,60 @@ static __device__ __forceinline__ void put(const out_args &a, int token, int64_t
   }
 }
 
+// The share of this part, over parts in order.
+template <int G, bool SILU>
+static __device__ __forceinline__ void finish(const out_args &a, const float *inbox, int64_t row0, int token0, int share, int part, int split) {
+  typedef item<G, SILU> it;
+  for (int i = threadIdx.x; i < share; i += blockDim.x) {
+    float v[it::WIDTH] = {};
+    for (int p = 0; p < split; p++) {
+#pragma unroll
+      for (int j = 0; j < it::WIDTH; j++) v[j] += inbox[(p * share + i) * it::WIDTH + j];
+    }
+    const int at = part * share + i, token = token0 + at / it::PAIRS, r = at % it::PAIRS * 2;
+    if constexpr (SILU) {
+      bf16 *o = static_cast<bf16 *>(a.out) + token * a.ldo + row0 / 2 + r;
+      *reinterpret_cast<uint32_t *>(o) = ti_bf16x2(ti_silu_mul(v[0], v[2]), ti_silu_mul(v[1], v[3]));
+    } else if (row0 + r < a.n) {
+      put(a, token, row0 + r, make_float2(v[0], v[1]));
+    }
+  }
+}
+
 // ---- the kernel ----
 
-// grid: (split, bands of rows, passes of NT tokens), clusters of `split` along x.
+// grid: (split, bands of rows, passes of MAX_TOKENS tokens), clusters of `split` along x. Shared memory: ring[stages], then the inbox.
 template <int G, int NT, bool SILU>
 static __global__ void __launch_bounds__(128 * G + 32)
     gemv_kernel(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap, out_args a, int n_block, int stages) {
-  enum { W_BYTES = G * ROWS * BK * 2, X_BYTES = NT * BK * 2, STAGE = W_BYTES + X_BYTES, LD = G * ROWS + 4 };
+  enum { W_BYTES = G * ROWS * BK * 2, X_BYTES = NT * BK * 2, STAGE = W_BYTES + X_BYTES };
   extern __shared__ __align__(1024) uint8_t ring[];
   __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES];
   const int split = gridDim.x, part = blockIdx.x, group = threadIdx.x / 128, lane = threadIdx.x % 32;
   const int64_t row0 = (int64_t)blockIdx.y * G * ROWS;
   const int token0 = blockIdx.z * MAX_TOKENS, first = (int)((int64_t)n_block * part / split);
-  const int count = (int)((int64_t)n_block * (part + 1) / split) - first;
+  const int count = (int)((int64_t)n_block * (part + 1) / split) - first, ahead = min(count, stages);
+  float *inbox = reinterpret_cast<float *>(ring + stages * STAGE);
+  const int n_token = min(NT, a.m - token0), share = n_token * item<G, SILU>::PAIRS / split;
 
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < stages; s++) {
-      ti_mbar_init(&full[s], 1);
-      ti_mbar_init(&empty[s], 4 * G);
-    }
+  if (threadIdx.x == 128 * G) {  // the producer: W is on its way before anything else
+    for (int i = 0; i < ahead; i++) ti_mbar_init(&full[i], 1);
     ti_fence_mbar_init();
+    for (int i = 0; i < ahead; i++) {
+      ti_mbar_expect(&full[i], STAGE);
+      ti_tma_load_2d(ring + i * STAGE, &wmap, &full[i], (first + i) * BK, (int)row0, TI_L2_EVICT_FIRST);
+    }
+    for (int i = 0; i < ahead; i++) ti_mbar_init(&empty[i], 4 * G);
   }
-  __syncthreads();
+  __syncwarp();
   ti_griddep_launch();
+  if (split > 1) ti_cluster_arrive();  // this block is there; the wait stands before the first letter to a peer
+  __syncthreads();
+  ti_griddep_wait();
 
-  if (group == G) {  // the producer
+  float d[NT / 2];
+  if (group == G) {
     if (lane == 0) {
-      const int ahead = min(count, stages);
-      for (int i = 0; i < ahead; i++) {
-        ti_mbar_expect(&full[i], STAGE);
-        ti_tma_load_2d(ring + i * STAGE, &wmap, &full[i], (first + i) * BK, (int)row0, TI_L2_EVICT_FIRST);
-      }
-      ti_griddep_wait();
       for (int i = 0; i < ahead; i++) ti_tma_load_2d(ring + i * STAGE + W_BYTES, &xmap, &full[i], (first + i) * BK, token0, TI_L2_EVICT_LAST);
       for (int i = ahead, s = 0, phase = 0; i < count; i++) {
         ti_mbar_wait(&empty[s], (uint32_t)phase);
@@ -130,15 +160,11 @@ static __global__ void __launch_bounds__(128 * G + 32)
         ti_tma_load_2d(ring + s * STAGE + W_BYTES, &xmap, &full[s], (first + i) * BK, token0, TI_L2_EVICT_LAST);
         if (++s == stages) s = 0, phase ^= 1;
       }
-    } else {
-      ti_griddep_wait();
     }
     __syncwarp();
   } else {
-    float d[NT / 2];
 #pragma unroll
     for (int i = 0; i < NT / 2; i++) d[i] = 0.0f;
-    ti_griddep_wait();
     for (int i = 0, s = 0, last = 0, phase = 0; i < count; i++) {
       ti_mbar_wait(&full[s], (uint32_t)phase);
       const uint64_t wd = ti_wgmma_desc(ring + s * STAGE + group * (ROWS * BK * 2)), xd = ti_wgmma_desc(ring + s * STAGE + W_BYTES);
@@ -155,12 +181,17 @@ static __global__ void __launch_bounds__(128 * G + 32)
     }
     ti_wgmma_wait<0>();
     ti_wgmma_hold(d);
-    ti_bar_sync(1, 128 * G);  // the ring is free
-    float *sums = reinterpret_cast<float *>(ring) + group * ROWS + threadIdx.x % 128 / 32 * 16 + lane / 4;
+  }
+  if (split > 1) ti_cluster_wait();
+  if (group < G) {
+    const int r = group * ROWS + threadIdx.x % 128 / 32 * 16 + lane / 4;
 #pragma unroll
     for (int j = 0; j < NT / 8; j++) {
-      float *p = sums + (8 * j + 2 * (lane % 4)) * LD;
-      p[0] = d[4 * j], p[LD] = d[4 * j + 1], p[8] = d[4 * j + 2], p[LD + 8] = d[4 * j + 3];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int token = 8 * j + 2 * (lane % 4) + i % 2;
+        if (token < n_token) send<G, SILU>(inbox, token, r + i / 2 * 8, d[4 * j + i], share, part, split);
+      }
     }
   }
   if (split > 1) {
@@ -168,21 +199,7 @@ static __global__ void __launch_bounds__(128 * G + 32)
   } else {
     __syncthreads();
   }
-  enum { PAIRS = SILU ? ROWS / 2 : G * ROWS / 2 };  // a token; a multiple of 32, so that every part has the same share
-  const float *sums = reinterpret_cast<const float *>(ring);
-  const int share = min(NT, a.m - token0) * PAIRS / split;
-  for (int i = part * share + threadIdx.x; i < (part + 1) * share; i += blockDim.x) {
-    const int token = i / PAIRS, r = i % PAIRS * 2;
-    const float2 v = sum_parts(sums + token * LD + r, split);
-    if (SILU) {
-      const float2 u = sum_parts(sums + token * LD + ROWS + r, split);
-      const int64_t at = (token0 + token) * a.ldo + row0 / 2 + r;
-      *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(a.out) + at) = ti_bf16x2(ti_silu_mul(v.x, u.x), ti_silu_mul(v.y, u.y));
-    } else if (row0 + r < a.n) {
-      put(a, token0 + token, row0 + r, v);
-    }
-  }
-  if (split > 1) ti_cluster_sync();  // peers may still read this block's sums
+  finish<G, SILU>(a, inbox, row0, token0, share, part, split);
 }
 
 // ---- launching ----
@@ -210,11 +227,12 @@ bool ti_gemv_bf16_takes(const ti_gemv_bf16_args *a) {
 }
 
 ti_gemv_bf16_tile ti_gemv_bf16_pick(const ti_dev *d, int64_t n, int64_t k, bool silu_mul) {
-  ti_gemv_bf16_tile t = {2, 1, 3};
-  const int64_t want = 2 * d->n_sm, blocks = (k + BK - 1) / BK;
-  if (!silu_mul && (n + 127) / 128 * 8 < want) t.groups = 1, t.stages = 6;
-  const int64_t bands = (n + ROWS * t.groups - 1) / (ROWS * t.groups);
-  while (t.split < 8 && bands * t.split < want && blocks / (2 * t.split) >= 4) t.split *= 2;
+  ti_gemv_bf16_tile t = {silu_mul || n >= 16384 ? 2 : 1, 1, 0};
+  const int64_t blocks = (k + BK - 1) / BK, bands = (n + ROWS * t.groups - 1) / (ROWS * t.groups);
+  while (t.split < 8 && bands * t.split < d->n_sm * 3 / 4 && blocks / (2 * t.split) >= 4) t.split *= 2;
+  const int64_t on_sm = (bands * t.split + d->n_sm - 1) / d->n_sm;
+  t.ring_kb = on_sm >= 3 ? 32 : 96 / (int)on_sm;
+  if (t.groups == 2 && t.ring_kb < 64) t.ring_kb = 64;
   return t;
 }
 
@@ -222,13 +240,11 @@ ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
   assert(ti_gemv_bf16_takes(a));
   if (a->m == 0) return TI_OK;
   const ti_gemv_bf16_tile t = a->tile ? *a->tile : ti_gemv_bf16_pick(d, a->n, a->k, a->silu_mul);
-  assert((t.groups == 1 || t.groups == 2) && t.split >= 1 && t.split <= 8 && t.stages >= 2 && t.stages <= MAX_STAGES);
+  assert((t.groups == 1 || t.groups == 2) && t.split >= 1 && t.split <= 8 && t.ring_kb >= 0 && t.ring_kb <= 192);
   assert(!a->silu_mul || t.groups == 2);
   const int64_t ldx = a->ldx ? a->ldx : a->k, ldo = a->ldo ? a->ldo : a->silu_mul ? a->n / 2 : a->n;
   const int nt = a->m <= 8 ? 8 : a->m <= 16 ? 16 : a->m <= 32 ? 32 : 64, rows = ROWS * t.groups;
-  const int stage = (rows + nt) * BK * 2, sums = nt * (rows + 4) * 4;
-  int stages = t.stages;
-  while (stages * stage < sums) stages++;
+  const int stage = (rows + nt) * BK * 2, fit = (t.ring_kb << 10) / stage, stages = fit < 2 ? 2 : fit > MAX_STAGES ? MAX_STAGES : fit;
 
   CUtensorMap wmap, xmap;
   const int64_t wdim[2] = {a->k, a->n}, xdim[2] = {a->k, a->m};
@@ -248,7 +264,7 @@ ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
                       .accumulate = a->accumulate,
                       .pairs = ldo % 2 == 0 && (uintptr_t)a->out % align == 0};
   const gemv_fn fn = a->silu_mul ? pick_tokens<2, true>(nt) : t.groups == 2 ? pick_tokens<2, false>(nt) : pick_tokens<1, false>(nt);
-  const size_t smem = (size_t)stages * (size_t)stage;
+  const size_t smem = (size_t)(stages * stage + nt * rows * 4);
   cudaError_t e = cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
   if (e != cudaSuccess) return ti_cuda_result(d, "gemv_bf16", e);
 

@@ -7,14 +7,13 @@
 extern "C" {
 #endif
 
-// How a matrix is cut: blocks of 64 * groups rows of W, K in `split` parts (the blocks of a cluster), `stages` x (64 * groups) x 64 numbers on their
+// How a matrix is cut: bands of 64 * groups rows of W, K in `split` parts (the blocks of a cluster), and how much of W and x a block keeps on its
 // way.
 typedef struct ti_gemv_bf16_tile {
-  int groups;  // 1, 2
-  int split;   // 1, 2, 4, 8
-  int stages;  // 2 .. TI_GEMV_BF16_STAGES
+  int groups;   // 1, 2
+  int split;    // 1, 2, 4, 8
+  int ring_kb;  // up to 192; the bits do not depend on it
 } ti_gemv_bf16_tile;
-#define TI_GEMV_BF16_STAGES 16
 
 typedef struct ti_gemv_bf16_args {  // out[m, n] = x[m, k] * W[n, k]^T (+ bias) (+ out); silu_mul: out[m, n / 2] = silu(gate) * up
   void *out;                        // [m, ldo] bf16, or fp32 when out_f32
