@@ -7,10 +7,17 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_priv.h"
 #include "kernels/cuda/gemm_tile.h"
+#include "kernels/cuda/gemv_bf16.h"
+#include "kernels/cuda/quant_fp8.h"
 
 #define FP8_BLOCK 128
+#define GEMV_ROWS 64        // beyond it cuBLASLt reads W fewer times
 
-size_t ti_cuda_gemm_scratch(int max_row, int64_t max_k) { return 0; }
+// x quantised: codes, then scales.
+static size_t code_bytes(int64_t m, int64_t k) { return ti_size_align((size_t)(m * k), 256); }
+static size_t scale_bytes(int64_t m, int64_t k) { return (size_t)((k + FP8_BLOCK - 1) / FP8_BLOCK * ((m + 3) / 4 * 4)) * sizeof(float); }
+
+size_t ti_cuda_gemm_scratch(int max_row, int64_t max_k) { return code_bytes(max_row, max_k) + scale_bytes(max_row, max_k); }
 
 static ti_status tile(ti_dev *d, const ti_gemm_args *a) {
   const ti_cuda_tile_args t = {.out = a->out,
@@ -26,10 +33,10 @@ static ti_status tile(ti_dev *d, const ti_gemm_args *a) {
   return ti_cuda_gemm_tile(d, &t);
 }
 
-// cuBLASLt, where it is there and has an algorithm for the shape; TI_ERR_UNSUPPORTED otherwise.
+// cuBLASLt, where it is there and has an algorithm for the shape; TI_ERR_UNSUPPORTED otherwise. Columns come out as W's rows stand.
 static ti_status blas(ti_dev *d, const ti_gemm_args *a) {
   const ti_weight *w = a->w;
-  if (!d->blas || (w->layout & ~TI_CUDA_EXACT) != TI_CUDA_ROWS || w->k % 8 != 0 || a->ldx % 8 != 0) return TI_ERR_UNSUPPORTED;
+  if (!d->blas || w->k % 8 != 0 || a->ldx % 8 != 0) return TI_ERR_UNSUPPORTED;
   const ti_blas_args b = {.out = a->out,
                           .x = a->x,
                           .w = w->data,
@@ -50,9 +57,53 @@ static ti_status blas(ti_dev *d, const ti_gemm_args *a) {
   return st;
 }
 
+static bool interleaved(const ti_weight *w) { return (w->layout & ~TI_CUDA_EXACT) == TI_CUDA_GATE_UP; }
+
+// Few rows, and every number of them where a weight shape must have one order of sums: our own kernel, which reads W once for each 64 rows.
+static bool few(const ti_dev *d, int m) { return d->deterministic || m <= GEMV_ROWS; }
+
 static ti_status gemm_bf16(ti_dev *d, const ti_gemm_args *a) {
-  const ti_status st = blas(d, a);
+  const ti_weight *w = a->w;
+  const ti_gemv_bf16_args g = {.out = a->out,
+                               .x = a->x,
+                               .w = w->data,
+                               .bias = a->bias,
+                               .m = a->m,
+                               .n = w->n,
+                               .k = w->k,
+                               .ldx = a->ldx,
+                               .ldo = a->ldo,
+                               .out_f32 = a->out_dtype == TI_F32,
+                               .accumulate = a->accumulate,
+                               .gate_up = interleaved(w)};
+  if ((few(d, a->m) || interleaved(w)) && ti_gemv_bf16_takes(&g)) return ti_cuda_gemv_bf16(d, &g);
+  const ti_status st = interleaved(w) ? TI_ERR_UNSUPPORTED : blas(d, a);
   return st == TI_ERR_UNSUPPORTED ? tile(d, a) : st;
+}
+
+// Both operands e4m3.
+static ti_status gemm_codes(ti_dev *d, const ti_gemm_args *a) {
+  const ti_weight *w = a->w;
+  const bool blocks = w->block_n == FP8_BLOCK && w->block_k == FP8_BLOCK && w->k % 16 == 0 && a->ldx % 16 == 0;
+  const ti_status st = blocks && !d->deterministic ? blas(d, a) : TI_ERR_UNSUPPORTED;
+  return st == TI_ERR_UNSUPPORTED ? tile(d, a) : st;
+}
+
+static ti_status gemm_fp8(ti_dev *d, const ti_gemm_args *a) {
+  const ti_weight *w = a->w;
+  if (a->x_scale) return gemm_codes(d, a);
+  if (d->act_quant != TI_ACT_FP8 || (w->layout & TI_CUDA_EXACT)) return tile(d, a);
+  assert(ti_cuda_gemm_scratch(a->m, w->k) <= d->scratch_bytes);
+  uint8_t *codes = d->scratch;
+  float *scale = (float *)(void *)(codes + code_bytes(a->m, w->k));
+  const ti_quant_fp8_args q = {.q = codes, .scale = scale, .x = a->x, .n_row = a->m, .k = (int)w->k, .ldx = a->ldx};
+  const ti_status st = ti_cuda_quant_fp8(d, &q);
+  if (st != TI_OK) return st;
+  ti_gemm_args g = *a;
+  g.x = codes;
+  g.x_scale = scale;
+  g.ldx = 0;
+  return gemm_codes(d, &g);
 }
 
 ti_status ti_cuda_gemm(ti_dev *d, const ti_gemm_args *a) {
@@ -60,7 +111,30 @@ ti_status ti_cuda_gemm(ti_dev *d, const ti_gemm_args *a) {
   assert(a->out_dtype == TI_F32 || a->out_dtype == TI_BF16);
   assert(!a->x_scale || (w->dtype == TI_E4M3 && w->scale && !(w->layout & TI_CUDA_EXACT)));
   if (a->m == 0) return TI_OK;
-  return w->dtype == TI_BF16 ? gemm_bf16(d, a) : tile(d, a);
+  return w->dtype == TI_BF16 ? gemm_bf16(d, a) : w->dtype == TI_E4M3 ? gemm_fp8(d, a) : tile(d, a);
+}
+
+// gate and up side by side: one kernel for few rows; cuBLASLt into tmp, columns interleaved as they stand in W, and the product from there.
+static ti_status silu_bf16(ti_dev *d, const ti_gemm_silu_mul_args *a) {
+  const ti_weight *w = a->w;
+  const int64_t dim = w->n / 2;
+  const ti_gemv_bf16_args g = {.out = a->out, .x = a->x, .w = w->data, .m = a->m, .n = w->n, .k = w->k, .gate_up = true, .silu_mul = true};
+  if (few(d, a->m) && a->out && !a->q && ti_gemv_bf16_takes(&g)) return ti_cuda_gemv_bf16(d, &g);
+  const ti_gemm_args b = {.out = a->tmp, .x = a->x, .w = w, .m = a->m, .out_dtype = TI_BF16};
+  const ti_silu_mul_args s = {.out = a->out, .gate_up = a->tmp, .n_row = a->m, .dim = (int)dim, .q = a->q, .q_scale = a->q_scale};
+  const ti_status st = few(d, a->m) || a->q ? TI_ERR_UNSUPPORTED : blas(d, &b);
+  if (st != TI_ERR_UNSUPPORTED) return st != TI_OK ? st : ti_cuda_silu_mul_runs(d, &s);
+  const ti_status tiled = gemm_bf16(d, &b);
+  return tiled != TI_OK ? tiled : ti_cuda_silu_mul(d, &s);
+}
+
+ti_status ti_cuda_gemm_silu_mul(ti_dev *d, const ti_gemm_silu_mul_args *a) {
+  if (a->m == 0) return TI_OK;
+  if (interleaved(a->w)) return silu_bf16(d, a);
+  const ti_gemm_args g = {.out = a->tmp, .x = a->x, .x_scale = a->x_scale, .w = a->w, .m = a->m, .out_dtype = TI_BF16};
+  const ti_silu_mul_args s = {.out = a->out, .gate_up = a->tmp, .n_row = a->m, .dim = (int)(a->w->n / 2), .q = a->q, .q_scale = a->q_scale};
+  const ti_status st = ti_cuda_gemm(d, &g);
+  return st != TI_OK ? st : ti_cuda_silu_mul(d, &s);
 }
 
 ti_status ti_cuda_gemm_heads(ti_dev *d, const ti_gemm_heads_args *a) {
@@ -74,13 +148,4 @@ ti_status ti_cuda_gemm_heads(ti_dev *d, const ti_gemm_heads_args *a) {
     if (st != TI_OK) return st;
   }
   return TI_OK;
-}
-
-ti_status ti_cuda_gemm_silu_mul(ti_dev *d, const ti_gemm_silu_mul_args *a) {
-  const int64_t dim = a->w->n / 2;
-  const ti_gemm_args g = {.out = a->tmp, .x = a->x, .x_scale = a->x_scale, .w = a->w, .m = a->m, .out_dtype = TI_BF16};
-  const ti_status st = ti_cuda_gemm(d, &g);
-  if (st != TI_OK) return st;
-  const ti_silu_mul_args s = {.out = a->out, .gate_up = a->tmp, .n_row = a->m, .dim = (int)dim, .q = a->q, .q_scale = a->q_scale};
-  return ti_cuda_silu_mul(d, &s);
 }

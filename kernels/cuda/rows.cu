@@ -4,6 +4,7 @@
 // strides and addresses allow (a template: <true>), single numbers otherwise. Every result depends on its row alone. What comes from the checkpoint
 // (norm weights) is fetched before the wait for the predecessor.
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/quant_fp8.h"
 
 static bool by8(int64_t a, int64_t b = 0, int64_t c = 0) { return ((a | b | c) & 7) == 0; }
 static int64_t or_packed(int64_t ld, int64_t packed) { return ld ? ld : packed; }
@@ -125,8 +126,8 @@ static __global__ void norm_plain_kernel(norm_args a) {
 }
 
 ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a) {
-  assert(a->out && !a->q);
   if (a->n_row == 0) return TI_OK;
+  if (a->q) return ti_cuda_rmsnorm_quant(d, a);
   const norm_args n = {(bf16 *)a->out, (const bf16 *)a->x,        (bf16 *)a->residual,       a->weight,
                        a->dim,         or_packed(a->ldx, a->dim), or_packed(a->ldo, a->dim), a->eps};
   const bool vec = by8(a->dim, n.ldx, n.ldo) && a->dim <= 32768 && ti_aligned16(a->out) && ti_aligned16(a->x) && ti_aligned16(a->residual) &&
@@ -167,13 +168,15 @@ ti_status ti_cuda_rope(ti_dev *d, const ti_rope_args *a) {
 
 // ---- silu_mul ----
 
+// runs: gate_up's columns are those of a TI_CUDA_GATE_UP matrix, gate 0..63, up 0..63, gate 64 ..
 template <bool VEC>
-static __global__ void silu_mul_kernel(bf16 *out, const bf16 *gate_up, int dim, int64_t ldx, int64_t ldo) {
+static __global__ void silu_mul_kernel(bf16 *out, const bf16 *gate_up, int dim, int64_t ldx, int64_t ldo, bool runs) {
+  enum { RUN = TI_CUDA_GATE_RUN };
   ti_pdl_wait();
   ti_pdl_launch();
   const int c = (blockIdx.y * blockDim.x + threadIdx.x) * (VEC ? 8 : 1);
   if (c >= dim) return;
-  const bf16 *g = gate_up + blockIdx.x * ldx + c, *u = g + dim;
+  const bf16 *g = gate_up + blockIdx.x * ldx + (runs ? c / RUN * (2 * RUN) + c % RUN : c), *u = g + (runs ? RUN : dim);
   bf16 *o = out + blockIdx.x * ldo + c;
   if (VEC) {
     float x[8], y[8];
@@ -187,15 +190,21 @@ static __global__ void silu_mul_kernel(bf16 *out, const bf16 *gate_up, int dim, 
   }
 }
 
-ti_status ti_cuda_silu_mul(ti_dev *d, const ti_silu_mul_args *a) {
-  assert(a->out && !a->q);
+static ti_status silu_mul_launch(ti_dev *d, const ti_silu_mul_args *a, bool runs) {
   if (a->n_row == 0) return TI_OK;
   const int64_t ldx = or_packed(a->ldx, 2 * (int64_t)a->dim), ldo = or_packed(a->ldo, a->dim);
   const bool vec = by8(a->dim, ldx, ldo) && ti_aligned16(a->out) && ti_aligned16(a->gate_up);
   const int units = vec ? a->dim / 8 : a->dim, threads = units < 256 ? 32 * ti_ceil_div(units, 32) : 256;
   return ti_launch(d, "silu_mul", vec ? silu_mul_kernel<true> : silu_mul_kernel<false>, dim3(a->n_row, ti_ceil_div(units, threads)), threads, 0,
-                   (bf16 *)a->out, (const bf16 *)a->gate_up, a->dim, ldx, ldo);
+                   (bf16 *)a->out, (const bf16 *)a->gate_up, a->dim, ldx, ldo, runs);
 }
+
+ti_status ti_cuda_silu_mul(ti_dev *d, const ti_silu_mul_args *a) {
+  const ti_status st = a->q ? ti_cuda_silu_mul_quant(d, a) : TI_OK;
+  return st == TI_OK && a->out ? silu_mul_launch(d, a, false) : st;
+}
+
+ti_status ti_cuda_silu_mul_runs(ti_dev *d, const ti_silu_mul_args *a) { return silu_mul_launch(d, a, true); }
 
 // ---- add ----
 

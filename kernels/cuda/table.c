@@ -4,6 +4,7 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_priv.h"
 #include "kernels/cuda/sample.h"
+#include "kernels/cuda/quant_fp8.h"
 
 void ti_cuda_ops_init(ti_dev *d) {
   ti_error err = {0};
@@ -29,6 +30,8 @@ static const ti_kernels cuda_kernels = {
     .name = "cuda",
     .act = TI_BF16,
     .async = true,
+    .fp8_out = true,
+    .scale_by_k = true,
     .open = ti_cuda_open,
     .close = ti_cuda_close,
     .alloc = ti_cuda_alloc,
@@ -55,6 +58,7 @@ static const ti_kernels cuda_kernels = {
     .sample = ti_cuda_sample,
     .tokens = ti_cuda_tokens,
     .feed = ti_cuda_feed,
+    .quant_fp8 = ti_cuda_quant_fp8,
     .copy = ti_cuda_copy,
     .zero = ti_cuda_zero,
     .alloc_host = ti_cuda_alloc_host,

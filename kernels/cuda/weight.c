@@ -10,6 +10,7 @@
 //                                      one a row (per tensor, per channel)        [n], block_k 0
 //                                      one a row and block of K (parts that start inside a block)   [n, ceil((col0 + k) / block_k)], block_n 1
 //   F32, F16, BF16 with TO_FP8       E4M3, quantised on the device, scales as above
+//   GATE_UP                          as above; BF16 of fitting shapes interleaved (the fused product reads gate and up side by side)
 //   any, TRANSPOSE                   BF16, turned on the host: small matrices (a head's W_UK)
 #include <assert.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@
 
 #define BLOCK 128
 #define BAND_BYTES ((size_t)16 << 20)
+#define MAX_RUN_K 16384  // a run of 64 bf16 rows passes through the ring whole
 
 typedef enum scale_form { SCALE_NONE, SCALE_BLOCKS, SCALE_ROW, SCALE_ROW_BLOCKS } scale_form;
 
@@ -31,6 +33,7 @@ typedef struct plan {
   ti_dtype to;
   bool quantise;  // TO_FP8
   bool transpose;
+  bool gate_up;  // interleaved
   scale_form form;
   int64_t scale_rows, scale_cols, scale_ld;
   size_t data_bytes, scale_bytes;  // data: rounded up to where the scales start
@@ -89,6 +92,7 @@ static ti_status make_plan(const ti_weight_src *parts, int n_part, unsigned flag
   } else if (parts->dtype == TI_F32 && (flags & TI_WEIGHT_EXACT)) {
     p.to = TI_F32;
   }
+  p.gate_up = (flags & TI_WEIGHT_GATE_UP) && p.to == TI_BF16 && parts->n % TI_CUDA_GATE_RUN == 0 && p.k % 8 == 0 && p.k <= MAX_RUN_K;
   if (p.n > INT32_MAX) return TI_ERR_RANGE;
   size_t count, scales;
   if (!ti_size_mul((size_t)p.n, (size_t)p.k, &count) || !ti_size_mul(count, (size_t)ti_dtype_block_bytes(p.to), &count) || count > SIZE_MAX / 2)
@@ -167,27 +171,38 @@ static ti_status upload_scales(ti_dev *d, const ti_weight_src *parts, int n_part
   return st;
 }
 
+// A part that keeps its type.
+static ti_status upload_as_stored(ti_dev *d, const ti_weight_src *p, const plan *pl, uint8_t *dst, int64_t at, int part) {
+  const size_t row = (size_t)pl->k * (size_t)ti_dtype_block_bytes(pl->to), ld = (size_t)(p->ld ? p->ld : p->k) * (size_t)ti_dtype_block_bytes(pl->to);
+  if (!pl->gate_up) return ti_cuda_upload_rows(d, dst + (size_t)at * row, row, p->data, ld, row, (size_t)p->n);
+  const size_t run = TI_CUDA_GATE_RUN * row;
+  dst += (size_t)part * run;
+  if (ld == row) return ti_cuda_upload_rows(d, dst, 2 * run, p->data, run, run, (size_t)p->n / TI_CUDA_GATE_RUN);
+  ti_status st = TI_OK;
+  for (int64_t r = 0; st == TI_OK && r < p->n; r += TI_CUDA_GATE_RUN, dst += 2 * run)
+    st = ti_cuda_upload_rows(d, dst, row, row_of(p, r), ld, row, TI_CUDA_GATE_RUN);
+  return st;
+}
+
 ti_status ti_cuda_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, unsigned flags, void *mem, ti_weight *out) {
   plan p;
   ti_status st = make_plan(parts, n_part, flags, &p);
   if (st != TI_OK) return st;
-  const size_t el = (size_t)ti_dtype_block_bytes(p.to);
   float *scale = p.scale_bytes ? (float *)(void *)((uint8_t *)mem + p.data_bytes) : NULL;
   if (p.transpose) st = upload_transposed(d, parts, mem);
   int64_t at = 0;
   for (int i = 0; st == TI_OK && !p.transpose && i < n_part; at += parts[i++].n) {
     const ti_weight_src *part = &parts[i];
     if (part->dtype == p.to) {
-      st = ti_cuda_upload_rows(d, (uint8_t *)mem + (size_t)(at * p.k) * el, (size_t)p.k * el, part->data, (size_t)(part->ld ? part->ld : p.k) * el,
-                               (size_t)p.k * el, (size_t)part->n);
+      st = upload_as_stored(d, part, &p, mem, at, i);
     } else {
-      const ti_cuda_convert_args c = {.base = at, .dst = mem, .scale = scale, .scale_ld = p.scale_ld, .scale_rows = p.form == SCALE_ROW_BLOCKS};
+      const ti_cuda_convert_args c = {.base = at, .gate_up = p.gate_up ? i + 1 : 0, .dst = mem, .scale = scale, .scale_ld = p.scale_ld, .scale_rows = p.form == SCALE_ROW_BLOCKS};
       st = upload_converted(d, part, &p, c);
     }
   }
   if (st == TI_OK && p.form != SCALE_NONE && !p.quantise) st = upload_scales(d, parts, n_part, &p, scale);
   if (st != TI_OK) return st;
-  *out = (ti_weight){.n = p.n, .k = p.k, .dtype = p.to, .layout = TI_CUDA_ROWS, .data = mem, .scale = scale, .ld = p.k, .scale_ld = p.scale_ld};
+  *out = (ti_weight){.n = p.n, .k = p.k, .dtype = p.to, .layout = p.gate_up ? TI_CUDA_GATE_UP : TI_CUDA_ROWS, .data = mem, .scale = scale, .ld = p.k, .scale_ld = p.scale_ld};
   if (flags & (TI_WEIGHT_EXACT | TI_WEIGHT_TRANSPOSE)) out->layout |= TI_CUDA_EXACT;
   if (p.form == SCALE_NONE) return TI_OK;
   out->block_n = p.form == SCALE_BLOCKS ? BLOCK : 1;

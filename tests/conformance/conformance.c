@@ -161,6 +161,10 @@ void cf_allow_bf16(const cf_dev *d, double *magnitude, size_t n, int64_t k) {
   for (size_t i = 0; d->k->act == TI_BF16 && i < n; i++) magnitude[i] *= 0x1p16 / cf_gemm_growth(k);
 }
 
+void cf_allow_fp8_sums(const cf_dev *d, double *magnitude, size_t n, int64_t k) {
+  for (size_t i = 0; d->k->act == TI_BF16 && i < n; i++) magnitude[i] *= 0x1p12 / cf_gemm_growth(k);
+}
+
 size_t cf_scales(const cf_dev *d, int m, int k) {
   const size_t rows = (size_t)(d->k->scale_by_k ? (m + 3) / 4 * 4 : m);
   return rows * (size_t)((k + 127) / 128);

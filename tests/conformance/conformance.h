@@ -63,6 +63,8 @@ double cf_gemm_growth(int64_t k);  // factor on CF_GEMM: how far a sum of k prod
 // A backend whose activations are bf16 may keep fp32 and fp16 weights (but for EXACT fp32 ones) and transposed ones in bf16: k rounding errors of
 // 2^-9.
 void cf_allow_bf16(const cf_dev *d, double *magnitude, size_t n, int64_t k);
+// FP8 tensor cores add a block's products with 13 bits behind the largest one (docs/numerics.md): 2^-12 of sum |x w|.
+void cf_allow_fp8_sums(const cf_dev *d, double *magnitude, size_t n, int64_t k);
 // quant_fp8's scales of [m, k]: how many floats, and where that of row r and block b stands.
 size_t cf_scales(const cf_dev *d, int m, int k);
 size_t cf_scale_at(const cf_dev *d, int m, int k, int r, int b);

@@ -74,6 +74,7 @@ static void to_fp8_once(cf_dev *d, ti_act_quant q, ti_dtype t, const int *n, int
   const double *xv = q == TI_ACT_FP8 ? fp8_rows(d, x, M, k) : widen(d, x, (size_t)(M * k));
   double *want = cf_host(d, (size_t)(M * total) * sizeof *want), *mag = cf_host(d, (size_t)(M * total) * sizeof *mag);
   for (int i = 0, at = 0; i < n_part; at += n[i++]) product(xv, fp8_values(d, &src[i]), M, n[i], k, want + at, mag + at, total);
+  if (q == TI_ACT_FP8) cf_allow_fp8_sums(d, mag, (size_t)(M * total), k);
   void *out = cf_out_f32(d, (size_t)(M * total));
   const ti_gemm_args a = {.out = out, .x = cf_up_act(d, x, (size_t)(M * k)), .w = &w, .m = M, .out_dtype = TI_F32};
   cf_ok(d, "gemm", d->k->gemm(d->d, &a));
