@@ -6,12 +6,14 @@
 #include "base/size.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/gemm_fp8_small.h"
 #include "kernels/cuda/gemm_tile.h"
 #include "kernels/cuda/gemv_bf16.h"
 #include "kernels/cuda/quant_fp8.h"
 
 #define FP8_BLOCK 128
 #define GEMV_ROWS 64        // beyond it cuBLASLt reads W fewer times
+#define FP8_SMALL_ROWS 128  // the same of FP8
 
 // x quantised: codes, then scales.
 static size_t code_bytes(int64_t m, int64_t k) { return ti_size_align((size_t)(m * k), 256); }
@@ -81,12 +83,30 @@ static ti_status gemm_bf16(ti_dev *d, const ti_gemm_args *a) {
   return st == TI_ERR_UNSUPPORTED ? tile(d, a) : st;
 }
 
-// Both operands e4m3.
+// Both operands e4m3. The tensor-core kernels take whole 128x128 blocks and aligned rows.
 static ti_status gemm_codes(ti_dev *d, const ti_gemm_args *a) {
   const ti_weight *w = a->w;
-  const bool blocks = w->block_n == FP8_BLOCK && w->block_k == FP8_BLOCK && w->k % 16 == 0 && a->ldx % 16 == 0;
-  const ti_status st = blocks && !d->deterministic ? blas(d, a) : TI_ERR_UNSUPPORTED;
-  return st == TI_ERR_UNSUPPORTED ? tile(d, a) : st;
+  const bool blocks = w->block_n == FP8_BLOCK && w->block_k == FP8_BLOCK && w->n % 8 == 0 && w->k % 16 == 0 && a->ldx % 16 == 0 && a->ldo % 8 == 0;
+  if (!blocks || (((uintptr_t)a->x | (uintptr_t)a->out | (uintptr_t)a->x_scale) & 15) != 0) return tile(d, a);
+  if (!d->deterministic && a->m > FP8_SMALL_ROWS) {
+    const ti_status st = blas(d, a);
+    if (st != TI_ERR_UNSUPPORTED) return st;
+  }
+  const ti_fp8_small_args s = {.out = a->out,
+                               .x = a->x,
+                               .x_scale = a->x_scale,
+                               .w = w->data,
+                               .w_scale = w->scale,
+                               .bias = a->bias,
+                               .m = a->m,
+                               .n = (int)w->n,
+                               .k = (int)w->k,
+                               .ldx = a->ldx,
+                               .ldo = a->ldo,
+                               .w_scale_ld = w->scale_ld,
+                               .out_f32 = a->out_dtype == TI_F32,
+                               .accumulate = a->accumulate};
+  return ti_cuda_fp8_small(d, &s);
 }
 
 static ti_status gemm_fp8(ti_dev *d, const ti_gemm_args *a) {
