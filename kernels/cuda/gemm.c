@@ -14,6 +14,7 @@
 #define FP8_BLOCK 128
 #define GEMV_ROWS 64        // beyond it cuBLASLt reads W fewer times
 #define FP8_SMALL_ROWS 128  // the same of FP8
+#define SILU_ROWS 64        // beyond it gate_up is two kernels
 
 // x quantised: codes, then scales.
 static size_t code_bytes(int64_t m, int64_t k) { return ti_size_align((size_t)(m * k), 256); }
@@ -83,11 +84,15 @@ static ti_status gemm_bf16(ti_dev *d, const ti_gemm_args *a) {
   return st == TI_ERR_UNSUPPORTED ? tile(d, a) : st;
 }
 
+static bool whole_blocks(const ti_weight *w) {
+  return w->dtype == TI_E4M3 && w->block_n == FP8_BLOCK && w->block_k == FP8_BLOCK && w->n % 8 == 0 && w->k % 16 == 0;
+}
+
 // Both operands e4m3. The tensor-core kernels take whole 128x128 blocks and aligned rows.
 static ti_status gemm_codes(ti_dev *d, const ti_gemm_args *a) {
   const ti_weight *w = a->w;
-  const bool blocks = w->block_n == FP8_BLOCK && w->block_k == FP8_BLOCK && w->n % 8 == 0 && w->k % 16 == 0 && a->ldx % 16 == 0 && a->ldo % 8 == 0;
-  if (!blocks || (((uintptr_t)a->x | (uintptr_t)a->out | (uintptr_t)a->x_scale) & 15) != 0) return tile(d, a);
+  if (!whole_blocks(w) || a->ldx % 16 != 0 || a->ldo % 8 != 0 || (((uintptr_t)a->x | (uintptr_t)a->out | (uintptr_t)a->x_scale) & 15) != 0)
+    return tile(d, a);
   if (!d->deterministic && a->m > FP8_SMALL_ROWS) {
     const ti_status st = blas(d, a);
     if (st != TI_ERR_UNSUPPORTED) return st;
@@ -109,21 +114,27 @@ static ti_status gemm_codes(ti_dev *d, const ti_gemm_args *a) {
   return ti_cuda_fp8_small(d, &s);
 }
 
+static bool wants_codes(const ti_dev *d, const ti_weight *w) {
+  return w->dtype == TI_E4M3 && d->act_quant == TI_ACT_FP8 && !(w->layout & TI_CUDA_EXACT);
+}
+
+// x quantised into the scratch, packed.
+static ti_status quantise(ti_dev *d, const ti_weight *w, const void *x, int m, int64_t ldx, const void **codes, const float **scale) {
+  assert(ti_cuda_gemm_scratch(m, w->k) <= d->scratch_bytes);
+  const ti_quant_fp8_args q = {
+      .q = d->scratch, .scale = (float *)(void *)((uint8_t *)d->scratch + code_bytes(m, w->k)), .x = x, .n_row = m, .k = (int)w->k, .ldx = ldx};
+  *codes = q.q;
+  *scale = q.scale;
+  return ti_cuda_quant_fp8(d, &q);
+}
+
 static ti_status gemm_fp8(ti_dev *d, const ti_gemm_args *a) {
-  const ti_weight *w = a->w;
   if (a->x_scale) return gemm_codes(d, a);
-  if (d->act_quant != TI_ACT_FP8 || (w->layout & TI_CUDA_EXACT)) return tile(d, a);
-  assert(ti_cuda_gemm_scratch(a->m, w->k) <= d->scratch_bytes);
-  uint8_t *codes = d->scratch;
-  float *scale = (float *)(void *)(codes + code_bytes(a->m, w->k));
-  const ti_quant_fp8_args q = {.q = codes, .scale = scale, .x = a->x, .n_row = a->m, .k = (int)w->k, .ldx = a->ldx};
-  const ti_status st = ti_cuda_quant_fp8(d, &q);
-  if (st != TI_OK) return st;
+  if (!wants_codes(d, a->w)) return tile(d, a);
   ti_gemm_args g = *a;
-  g.x = codes;
-  g.x_scale = scale;
   g.ldx = 0;
-  return gemm_codes(d, &g);
+  const ti_status st = quantise(d, a->w, a->x, a->m, a->ldx, &g.x, &g.x_scale);
+  return st != TI_OK ? st : gemm_codes(d, &g);
 }
 
 ti_status ti_cuda_gemm(ti_dev *d, const ti_gemm_args *a) {
@@ -148,12 +159,39 @@ static ti_status silu_bf16(ti_dev *d, const ti_gemm_silu_mul_args *a) {
   return tiled != TI_OK ? tiled : ti_cuda_silu_mul(d, &s);
 }
 
+// The same of codes, gate's rows before up's: one kernel for few rows, which writes bf16, codes or both. TI_ERR_UNSUPPORTED: not this shape.
+static ti_status silu_codes(ti_dev *d, const ti_gemm_silu_mul_args *a, const void *x, const float *x_scale) {
+  const ti_weight *w = a->w;
+  if (!whole_blocks(w) || w->n % (4 * TI_CUDA_GATE_RUN) != 0 || (!d->deterministic && a->m > SILU_ROWS)) return TI_ERR_UNSUPPORTED;
+  const ti_fp8_small_args s = {.out = a->out,
+                               .x = x,
+                               .x_scale = x_scale,
+                               .w = w->data,
+                               .w_scale = w->scale,
+                               .m = a->m,
+                               .n = (int)w->n,
+                               .k = (int)w->k,
+                               .w_scale_ld = w->scale_ld,
+                               .silu = true,
+                               .stacked = true,
+                               .q = a->q,
+                               .q_scale = a->q_scale};
+  return ti_cuda_fp8_small(d, &s);
+}
+
 ti_status ti_cuda_gemm_silu_mul(ti_dev *d, const ti_gemm_silu_mul_args *a) {
   if (a->m == 0) return TI_OK;
   if (interleaved(a->w)) return silu_bf16(d, a);
-  const ti_gemm_args g = {.out = a->tmp, .x = a->x, .x_scale = a->x_scale, .w = a->w, .m = a->m, .out_dtype = TI_BF16};
+  ti_gemm_args g = {.out = a->tmp, .x = a->x, .x_scale = a->x_scale, .w = a->w, .m = a->m, .out_dtype = TI_BF16};
+  ti_status st = TI_ERR_UNSUPPORTED;
+  if (!a->x_scale && wants_codes(d, a->w)) {
+    st = quantise(d, a->w, a->x, a->m, 0, &g.x, &g.x_scale);
+    if (st != TI_OK) return st;
+  }
+  if (g.x_scale) st = silu_codes(d, a, g.x, g.x_scale);
+  if (st != TI_ERR_UNSUPPORTED) return st;
+  st = ti_cuda_gemm(d, &g);
   const ti_silu_mul_args s = {.out = a->out, .gate_up = a->tmp, .n_row = a->m, .dim = (int)(a->w->n / 2), .q = a->q, .q_scale = a->q_scale};
-  const ti_status st = ti_cuda_gemm(d, &g);
   return st != TI_OK ? st : ti_cuda_silu_mul(d, &s);
 }
 

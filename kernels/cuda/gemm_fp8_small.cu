@@ -22,10 +22,24 @@ typedef struct small_params {
   int ldr;                 // floats from token to token in the reduction buffer
   int red, done;           // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
   int q_ld;
-  bool out_f32, accumulate, silu, gate_up;
+  bool out_f32, accumulate, silu, gate_up, stacked;
   bool early;              // W before the ops before this one have ended
   ti_swap_ring ring;
 } small_params;
+
+// The row of [gate; up] where run `run` of 64 of a stacked silu block begins.
+TI_DEV int stacked_row(const small_params &p, int n0, int run) { return (run & 1 ? p.n / 2 : 0) + n0 / 2 + run / 2 * 64; }
+
+// 128 of K of this block's rows of W. A stacked silu block takes them from the two halves of W, in the order that an interleaved one finds: gate, up, gate,
+// up in runs of 64.
+TI_DEV void load_w(const small_params &p, uint32_t stage, const CUtensorMap *w, uint32_t bar, int k, int n0) {
+  if (!p.stacked) {
+    ti_swap_load(stage, w, bar, k, n0, TI_L2_EVICT_FIRST);
+    return;
+  }
+#pragma unroll
+  for (int run = 0; run < 4; run++) ti_swap_load(stage + (uint32_t)run * 64 * TI_SWAP_K, w, bar, k, stacked_row(p, n0, run), TI_L2_EVICT_FIRST);
+}
 
 // All loads of this block, by one warp. After another op in the same stream the first ring of W goes out before that op is known to have ended; else a
 // stage's x goes first, so that no stage waits for more than its own bytes.
@@ -38,7 +52,7 @@ TI_DEV void load_all(uint32_t smem, const small_params &p, const CUtensorMap *w,
   for (int kb = 0; kb < ahead; kb++) {
     if (ti_elect()) {
       ti_swap_expect(at.bar, bytes);
-      ti_swap_load(at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+      load_w(p, at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0);
     }
     ti_swap_next(&at, p.ring, smem);
   }
@@ -51,7 +65,7 @@ TI_DEV void load_all(uint32_t smem, const small_params &p, const CUtensorMap *w,
       if (all) ti_swap_expect(at.bar, bytes);
       ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, (kb0 + kb) * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
       ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, m0, kb0 + kb, TI_L2_EVICT_LAST);
-      if (all) ti_swap_load(at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
+      if (all) load_w(p, at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0);
     }
     ti_swap_next(&at, p.ring, smem);
   }
@@ -220,7 +234,8 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
 
 template <int MT, int AHEAD>
 TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b) {
-  const int group = (int)ti_swap_uniform(threadIdx.x / 128), last = (p.n - 1) / 128, block = (b.n0 + group * 64) / 128;
+  const int group = (int)ti_swap_uniform(threadIdx.x / 128), last = (p.n - 1) / 128;
+  const int block = (p.stacked ? stacked_row(p, b.n0, group) : b.n0 + group * 64) / 128;
   const ti_swap_scales sw = ti_swap_scales_at(p.w_scale + (block < last ? block : last) * p.w_scale_ld + b.kb0, b.n_kb);
   __syncthreads();
   if (p.split > 1) ti_cluster_arrive_relaxed();
@@ -312,7 +327,7 @@ extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool si
 static ti_status maps(const ti_fp8_small_args *a, const ti_fp8_small_plan *plan, CUtensorMap *w, CUtensorMap *x, CUtensorMap *xs) {
   const int64_t ldx = a->ldx ? a->ldx : a->k, ld = (a->m + 3) & ~3;
   const int64_t dim_w[2] = {a->k, a->n}, dim_x[2] = {a->k, a->m}, dim_s[2] = {ld, (a->k + TI_SWAP_K - 1) / TI_SWAP_K}, ldw = a->k;
-  const int box_w[2] = {TI_SWAP_K, plan->rows}, box_x[2] = {TI_SWAP_K, plan->tokens}, box_s[2] = {plan->tokens, 1};
+  const int box_w[2] = {TI_SWAP_K, a->stacked ? 64 : plan->rows}, box_x[2] = {TI_SWAP_K, plan->tokens}, box_s[2] = {plan->tokens, 1};
   ti_status s = ti_tensor_map_2d(w, TI_TMA_U8, a->w, dim_w, &ldw, box_w, TI_TMA_128B);
   if (s == TI_OK) s = ti_tensor_map_2d(x, TI_TMA_U8, a->x, dim_x, &ldx, box_x, TI_TMA_128B);
   if (s == TI_OK) s = ti_tensor_map_2d(xs, TI_TMA_F32, a->x_scale, dim_s, &ld, box_s, TI_TMA_PLAIN);
@@ -326,13 +341,14 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   const int n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K, split = plan.split < n_kb ? plan.split : n_kb;
   assert(ti_cuda_fp8_small_takes(&plan) && a->n % 8 == 0 && a->k % 16 == 0);
   assert(!a->silu || (plan.rows == 256 && a->n % 256 == 0));
+  assert(!a->stacked || a->silu);
 
   small_params p = {};
   p.out = a->out, p.w_scale = a->w_scale, p.bias = a->bias, p.q = a->q, p.q_scale = a->q_scale;
   p.ldo = a->ldo ? a->ldo : a->silu ? a->n / 2 : a->n;
   p.w_scale_ld = a->w_scale_ld ? a->w_scale_ld : n_kb;
   p.m = a->m, p.n = a->n, p.n_kb = n_kb, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
-  p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.early = d->pdl;
+  p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.stacked = a->stacked, p.early = d->pdl;
   const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
   p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
   p.ldr = plan.rows + 4;

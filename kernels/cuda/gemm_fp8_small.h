@@ -32,6 +32,7 @@ typedef struct ti_fp8_small_args {
   // W is a TI_CUDA_GATE_UP matrix, n = 2 dim, dim a multiple of 128, m <= 64: out [m, dim] = silu(gate) * up, bf16 (may be NULL); and where q is set the
   // codes and scales of out, as quant_fp8 writes them. No bias, no accumulate.
   bool silu;
+  bool stacked;    // with silu: W is gate's rows, then up's, as stored, instead of TI_CUDA_GATE_UP
   uint8_t *q;      // [m, dim]
   float *q_scale;  // [dim / 128, m rounded up to 4]
   ti_fp8_small_plan plan;

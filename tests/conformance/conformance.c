@@ -174,6 +174,26 @@ size_t cf_scale_at(const cf_dev *d, int m, int k, int r, int b) {
   return d->k->scale_by_k ? (size_t)(b * ((m + 3) / 4 * 4) + r) : (size_t)(r * ((k + 127) / 128) + b);
 }
 
+void cf_codes_of(cf_dev *d, const char *what, const uint8_t *q, const float *scale, const float *host, int m, int k) {
+  uint8_t *code = cf_host(d, (size_t)(m * k));
+  cf_down(d, code, q, (size_t)(m * k));
+  const float *s = cf_down_f32(d, scale, cf_scales(d, m, k));
+  for (int r = 0; r < m; r++) {
+    for (int c0 = 0; c0 < k; c0 += 128) {
+      const int n = k - c0 < 128 ? k - c0 : 128;
+      const float *x = host + r * k + c0, got = s[cf_scale_at(d, m, k, r, c0 / 128)];
+      float amax = 1e-4f;
+      for (int i = 0; i < n; i++) amax = fmaxf(amax, fabsf(x[i]));
+      const float want = amax / 448.0f;
+      cr_assert(got == want, "%s: %s: scale [%d, %d] is %.9g, want %.9g", d->k->name, what, r, c0 / 128, (double)got, (double)want);
+      for (int i = 0; i < n; i++) {
+        const uint8_t e = ti_f32_to_e4m3(x[i] / want), g = code[r * k + c0 + i];
+        cr_assert(g == e, "%s: %s: code [%d, %d] is %02x, want %02x", d->k->name, what, r, c0 + i, g, e);
+      }
+    }
+  }
+}
+
 void cf_close_to(const cf_dev *d, const char *what, cf_tol tol, const float *got, const double *want, const double *magnitude, size_t n) {
   const cf_tolerance t = cf_tolerances[tol];
   const double act = d->k->act == TI_BF16 ? 0x1p-7 : 0.0;

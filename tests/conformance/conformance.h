@@ -69,6 +69,9 @@ void cf_allow_fp8_sums(const cf_dev *d, double *magnitude, size_t n, int64_t k);
 size_t cf_scales(const cf_dev *d, int m, int k);
 size_t cf_scale_at(const cf_dev *d, int m, int k, int r, int b);
 
+// That q and scale (device) are what quant_fp8 makes of host's [m, k], bit by bit.
+void cf_codes_of(cf_dev *d, const char *what, const uint8_t *q, const float *scale, const float *host, int m, int k);
+
 void cf_close_to(const cf_dev *d, const char *what, cf_tol tol, const float *got, const double *want, const double *magnitude, size_t n);
 void cf_same_bits(const cf_dev *d, const char *what, const void *got, const void *want, size_t bytes);
 void cf_ok(const cf_dev *d, const char *what, ti_status st);

@@ -267,8 +267,8 @@ static double *fp8_values(cf_dev *d, const float *x, int m, int k) {
 }
 
 Test(gemm, fp8_activations_match_the_product_of_what_was_quantised) {
-  static const int shapes[][4] = {{65, 128, 0, 0},  {129, 576, 100, 0},  {33, 320, 5, 64},   {17, 100, 0, 0},    {1, 1024, 0, 0},
-                                  {576, 512, 0, 0}, {264, 1040, 0, 0}, {192, 2048, 0, 0}, {128, 4096, 0, 0}};  // n, k, row0, col0
+  static const int shapes[][4] = {{65, 128, 0, 0},  {129, 576, 100, 0}, {33, 320, 5, 64},  {17, 100, 0, 0},  {1, 1024, 0, 0},
+                                  {576, 512, 0, 0}, {264, 1040, 0, 0},  {192, 2048, 0, 0}, {128, 4096, 0, 0}};  // n, k, row0, col0
   enum { M = 33 };
   CF_EACH_BACKEND(k) {
     CF_SKIP_WITHOUT(k, gemm)

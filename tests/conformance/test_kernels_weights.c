@@ -98,7 +98,7 @@ Test(to_fp8, codes_and_scales_are_those_of_the_rule) {
 
 static double silu(double g) { return g / (1.0 + exp(-g)); }
 
-// out = silu(gate) * up against fp64; where gate and up are rounded to bf16 in between, each is off by 2^-9.
+// out = silu(gate) * up against fp64; where gate and up are rounded to bf16 in between, each is off by 2^-9. Codes are those of out.
 static void check_silu_mul(cf_dev *d, const ti_weight *w, const void *x, int m, int dim, const double *want, const double *mag) {
   void *out = cf_out_act(d, (size_t)(m * dim)), *tmp = cf_out_act(d, (size_t)(m * 2 * dim));
   const ti_gemm_silu_mul_args a = {.out = out, .tmp = tmp, .x = x, .w = w, .m = m};
@@ -114,9 +114,22 @@ static void check_silu_mul(cf_dev *d, const ti_weight *w, const void *x, int m, 
                 (double)got[r * dim + c], silu(g) * u, limit);
     }
   }
+  if (!d->k->fp8_out) return;
+  ti_gemm_silu_mul_args b = a;
+  b.out = cf_out_act(d, (size_t)(m * dim));
+  b.q = cf_up(d, cf_host(d, (size_t)(m * dim)), (size_t)(m * dim));
+  b.q_scale = cf_out_f32(d, cf_scales(d, m, dim));
+  cf_ok(d, "gemm_silu_mul", d->k->gemm_silu_mul(d->d, &b));
+  const float *again = cf_down_act(d, b.out, (size_t)(m * dim));
+  cf_codes_of(d, "gemm_silu_mul's codes", b.q, b.q_scale, again, m, dim);
+  b.out = NULL;
+  b.q = cf_up(d, cf_host(d, (size_t)(m * dim)), (size_t)(m * dim));
+  b.q_scale = cf_out_f32(d, cf_scales(d, m, dim));
+  cf_ok(d, "gemm_silu_mul", d->k->gemm_silu_mul(d->d, &b));
+  cf_codes_of(d, "gemm_silu_mul's codes alone", b.q, b.q_scale, again, m, dim);
 }
 
-static void gate_up_once(cf_dev *d, ti_dtype t, unsigned flags, int dim, int k, int m) {
+static void gate_up_once(cf_dev *d, ti_act_quant q, ti_dtype t, unsigned flags, int dim, int k, int m) {
   const ti_weight_src src[2] = {cf_weight_src(d, t, dim, k, 0, 0, 90), cf_weight_src(d, t, dim, k, 0, 0, 91)};
   ti_weight w;
   if (!cf_weight(d, src, 2, flags | TI_WEIGHT_GATE_UP, &w)) return;
@@ -124,10 +137,12 @@ static void gate_up_once(cf_dev *d, ti_dtype t, unsigned flags, int dim, int k, 
   const float *x = cf_floats(d, (size_t)(m * k), 4, 1.0f);
   const size_t n = (size_t)(m * 2 * dim);
   double *want = cf_host(d, n * sizeof *want), *mag = cf_host(d, n * sizeof *mag);
+  const bool codes = q == TI_ACT_FP8 && (t == TI_E4M3 || (flags & TI_WEIGHT_TO_FP8));
   for (int i = 0; i < 2; i++) {
     const double *v = flags & TI_WEIGHT_TO_FP8 ? fp8_values(d, &src[i]) : cf_weight_values(d, &src[i]);
-    product(widen(d, x, (size_t)(m * k)), v, m, dim, k, want + i * dim, mag + i * dim, 2 * dim);
+    product(codes ? fp8_rows(d, x, m, k) : widen(d, x, (size_t)(m * k)), v, m, dim, k, want + i * dim, mag + i * dim, 2 * dim);
   }
+  if (codes) cf_allow_fp8_sums(d, mag, n, k);
   if (t == TI_F32 && !(flags & TI_WEIGHT_TO_FP8)) cf_allow_bf16(d, mag, n, k);
   void *out = cf_out_f32(d, n), *dx = cf_up_act(d, x, (size_t)(m * k));
   const ti_gemm_args a = {.out = out, .x = dx, .w = &w, .m = m, .out_dtype = TI_F32};
@@ -140,16 +155,19 @@ Test(gate_up, columns_stay_gate_then_up_and_the_fused_form_is_their_product) {
   static const int dims[] = {64, 128, 192, 256, 100, 1}, ms[] = {1, 5, 70};
   CF_EACH_BACKEND(k) {
     CF_SKIP_WITHOUT(k, gemm)
-    cf_dev *d = cf_open(k, TI_ACT_NONE, 3);
-    for (int i = 0; i < 6 * 3; i++) {
-      const int dim = dims[i % 6], m = ms[i / 6];
-      gate_up_once(d, TI_BF16, 0, dim, 128, m);
-      gate_up_once(d, TI_F32, 0, dim, 200, m);
-      gate_up_once(d, TI_BF16, TI_WEIGHT_TO_FP8, dim, 256, m);
-      gate_up_once(d, TI_E4M3, 0, dim, 384, m);
-      cf_reset(d);
+    for (int a = 0; a < 2; a++) {
+      const ti_act_quant q = a ? TI_ACT_FP8 : TI_ACT_NONE;
+      cf_dev *d = cf_open(k, q, 3);
+      for (int i = 0; i < 6 * 3; i++) {
+        const int dim = dims[i % 6], m = ms[i / 6];
+        gate_up_once(d, q, TI_BF16, 0, dim, 128, m);
+        gate_up_once(d, q, TI_F32, 0, dim, 200, m);
+        gate_up_once(d, q, TI_BF16, TI_WEIGHT_TO_FP8, dim, 256, m);
+        gate_up_once(d, q, TI_E4M3, 0, dim, 384, m);
+        cf_reset(d);
+      }
+      cf_close(d);
     }
-    cf_close(d);
   }
 }
 
