@@ -3,8 +3,8 @@
 #include "kernels/cuda/attention_plain.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_priv.h"
-#include "kernels/cuda/sample.h"
 #include "kernels/cuda/quant_fp8.h"
+#include "kernels/cuda/sample.h"
 
 void ti_cuda_ops_init(ti_dev *d) {
   ti_error err = {0};
