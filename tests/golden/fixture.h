@@ -18,7 +18,7 @@ typedef struct engine_spec {
   int worker;
   ti_coll *tp, *world;
   uint32_t page_tokens, max_rows, max_seqs, max_len;
-  bool mtp, relaxed, eager;  // relaxed: not deterministic; eager: nothing is recorded
+  bool mtp, relaxed, eager, fp8;  // relaxed: not deterministic; eager: nothing is recorded; fp8: weights and activations
   int overlap, threads, n_redundant;
   const ti_drafter *drafter;
   ti_act_quant act_quant;

@@ -199,6 +199,31 @@ static void check_forced(const fixture *f, const char *backend, ti_coll *self) {
   ti_engine_destroy(e);
 }
 
+// --quantization fp8: activations as codes from the op before are what the products would have made of them.
+static void check_codes(const fixture *f, const char *backend, ti_coll *self) {
+  const char *both[] = {"cpu", backend};
+  drive_seq *q[2];
+  uint32_t n, other = 0;
+  for (int i = 0; i < 2; i++) {
+    engine_spec s = spec_of(both[i], self, 16);
+    s.fp8 = true;
+    ti_engine *e = fixture_engine(f, &s);
+    if (!e) exit(1);
+    q[i] = fixture_prompts(f, 1, &n);
+    if (drive_run(e, q[i], n, &(drive_options){.batch = 3, .chunk = 9, .flight = 2})) exit(1);
+    ti_engine_destroy(e);
+  }
+  for (uint32_t i = 0; i < n; i++) {
+    other += q[0][i].n_out != q[1][i].n_out || memcmp(q[0][i].out, q[1][i].out, q[0][i].n_out * 4) || memcmp(q[0][i].logprob, q[1][i].logprob, q[0][i].n_out * 4);
+    for (int k = 0; k < 2; k++) free((void *)q[k][i].prompt);
+  }
+  check(other == 0, "fp8 weights and activations: %u of %u texts differ in bits from the cpu's", other, n);
+  for (int k = 0; k < 2; k++) {
+    drive_free(q[k], n);
+    free(q[k]);
+  }
+}
+
 // Drawn tokens under penalties, seeds and a floor: the same whatever else runs, also when a step is planned before the one before has come back.
 static void check_drawn(const fixture *f, const char *backend, ti_coll *self) {
   static const drive_options all[] = {{.batch = 1}, {.batch = 16, .chunk = 5, .preempt = 4, .flight = 2}, {.batch = 5, .flight = 2}, {.batch = 16, .flight = 1}};
@@ -358,6 +383,7 @@ int main(int argc, char **argv) {
   check_hidden(&f, argv[2], self);
   check_greedy(&f, argv[2], self, quick);
   if (!quick) check_forced(&f, argv[2], self);
+  if (!strcmp(argv[2], "late")) check_codes(&f, argv[2], self);
   if (!quick) check_drawn(&f, argv[2], self);
   if (!quick) check_nll(&f, argv[1], argv[2], self);
   if (f.cfg.attn == TI_ATTN_MLA) check_expanded(&f, argv[2], self);

@@ -203,8 +203,27 @@ static ti_status late_weight_prepare(ti_dev *d, const ti_weight_src *parts, int 
     ((type *)(void *)i->args)->batch = &i->batch;                                               \
     return TI_OK;                                                                               \
   }
+static float *rows_of(size_t n) { return aligned_alloc(64, (n * sizeof(float) + 63) & ~(size_t)63); }
+
+// fp8_out: what would be written goes to memory of our own, and from there as codes.
+static ti_status to_codes(late *l, const void *x, int n_row, int k, uint8_t *q, float *scale) {
+  return in()->quant_fp8(l->dev, &(ti_quant_fp8_args){.q = q, .scale = scale, .x = x, .n_row = n_row, .k = k});
+}
+
+static ti_status run_rmsnorm(late *l, void *args) {
+  ti_rmsnorm_args a = *(const ti_rmsnorm_args *)args;
+  if (!a.q) return in()->rmsnorm(l->dev, &a);
+  float *own = rows_of((size_t)a.n_row * (size_t)a.dim);
+  a.out = own;
+  a.ldo = 0;
+  ti_status st = in()->rmsnorm(l->dev, &a);
+  if (!st) st = to_codes(l, own, a.n_row, a.dim, a.q, a.q_scale);
+  free(own);
+  return st;
+}
+static ti_status late_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a) { return push(of(d), run_rmsnorm, a, sizeof *a), TI_OK; }
+
 OP(embed, ti_embed_args)
-OP(rmsnorm, ti_rmsnorm_args)
 OP(rope, ti_rope_args)
 OP_BATCH(kv_append, ti_kv_append_args)
 OP(gemm, ti_gemm_args)
@@ -253,9 +272,13 @@ static ti_status late_rope_append(ti_dev *d, const ti_rope_append_args *a) {
 
 static ti_status run_gemm_silu_mul(late *l, void *args) {
   const ti_gemm_silu_mul_args *a = args;
-  const ti_status st =
-      in()->gemm(l->dev, &(ti_gemm_args){.out = a->tmp, .x = a->x, .x_scale = a->x_scale, .w = a->w, .m = a->m, .out_dtype = TI_F32});
-  return st ? st : in()->silu_mul(l->dev, &(ti_silu_mul_args){.out = a->out, .gate_up = a->tmp, .n_row = a->m, .dim = (int)(a->w->n / 2)});
+  const int dim = (int)(a->w->n / 2);
+  float *own = rows_of((size_t)a->m * (size_t)dim);
+  ti_status st = in()->gemm(l->dev, &(ti_gemm_args){.out = a->tmp, .x = a->x, .x_scale = a->x_scale, .w = a->w, .m = a->m, .out_dtype = TI_F32});
+  if (!st) st = in()->silu_mul(l->dev, &(ti_silu_mul_args){.out = a->q ? own : a->out, .gate_up = a->tmp, .n_row = a->m, .dim = dim});
+  if (!st && a->q) st = to_codes(l, own, a->m, dim, a->q, a->q_scale);
+  free(own);
+  return st;
 }
 static ti_status late_gemm_silu_mul(ti_dev *d, const ti_gemm_silu_mul_args *a) { return push(of(d), run_gemm_silu_mul, a, sizeof *a), TI_OK; }
 
@@ -296,6 +319,7 @@ const ti_kernels *late_kernels(void) {
   k = (ti_kernels){.name = "late",
                    .act = TI_F32,
                    .async = true,
+                   .fp8_out = true,
                    .open = late_open,
                    .close = late_close,
                    .alloc = late_alloc,

@@ -5,7 +5,7 @@
 //   - results are in host memory only after wait, sync, or a `done` that said so; it says "not yet" a few times first
 //   - args are copied, with the batch they name, when an op is called; memory they point to is read when it runs
 //
-// Graphs are lists of ops. fp8_out is off; the fused forms are there.
+// Graphs are lists of ops; fp8_out and the fused forms are there, made of the CPU's plain ones.
 #ifndef TI_TESTS_GOLDEN_LATE_H
 #define TI_TESTS_GOLDEN_LATE_H
 #include "kernels/kernel.h"

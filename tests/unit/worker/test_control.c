@@ -220,6 +220,19 @@ Test(worker, keeps_two_steps_in_flight_on_a_device_that_runs_beside_it) {
   cr_assert_gt(late_launches(), 10, "decode steps are recorded once and launched");
 }
 
+Test(worker, launches_op_by_op_where_a_step_cannot_be_recorded) {
+  ops = late_kernels();
+  late_refuse_recording(true);
+  start(secret);
+  cr_assert(admit());
+  send_prefill(EPOCH, 0, 0);
+  for (uint64_t s = 1; s < 6; s++) send_decode(s, 2);
+  send(&(ti_control){.kind = TI_CTL_DRAIN, .drain = {.timeout_ms = 1000}});
+  for (uint64_t s = 0; s < 6; s++) expect_token(s, golden[s]);
+  cr_assert_eq(end(), TI_OK, "%s", end_error.text);
+  cr_assert_eq(late_launches(), 0);
+}
+
 Test(worker, drops_plans_of_another_epoch) {
   start(secret);
   cr_assert(admit());
