@@ -53,6 +53,7 @@ static __device__ void gather_top(logprob_shared *s, const row_part &part, const
   const uint64_t room = TOP - cut.above_count;  // cut.count <= TOP: no ties to choose among
   const bool choose = cut.count > TOP;
   uint64_t ties = 0;
+#pragma unroll 1
   for (int p = 0; p < part.pieces; p++) {
     const int g = p * ROW_THREADS + (int)threadIdx.x;
     const float4 v = part.v[g];
@@ -70,13 +71,13 @@ static __device__ void gather_top(logprob_shared *s, const row_part &part, const
   }
   if (!choose) return;
   row_give(&s->row, 3, part, row_block_sum(&s->row, ties));
-  ti_cluster_sync();
+  row_sync();
   uint64_t before = 0;
   for (uint32_t r = 0; r < part.rank; r++) before += s->row.slot[3][r];
   if (before < room && threadIdx.x < 32) put_ties(s, part, cut.key, (int)(room - before));
 }
 
-__global__ void __launch_bounds__(ROW_THREADS, 2) logprobs_kernel(ti_logprob_args a, int64_t ld) {
+__global__ void __launch_bounds__(ROW_THREADS, 1) logprobs_kernel(ti_logprob_args a, int64_t ld) {
   extern __shared__ __align__(128) float4 buf[];
   __shared__ logprob_shared s;
   const int r = (int)blockIdx.y, n = a.vocab, tid = (int)threadIdx.x;
@@ -87,6 +88,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) logprobs_kernel(ti_logprob_arg
   const float xt = target >= 0 ? x[target] : CUDART_INF_F;
   float max = -CUDART_INF_F;
   uint32_t better = 0;
+#pragma unroll 1
   for (int i = 0; i < part.pieces; i++) {
     row_wait(&s.row, i);
     const float4 v = part.v[i * ROW_THREADS + tid];
@@ -111,7 +113,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) logprobs_kernel(ti_logprob_arg
     if (a.top_id) cut = search_key(&s.search, row, false, TOP);
   }
   if (a.top_id) gather_top(&s, part, cut);
-  ti_cluster_sync();
+  row_sync();
   if (part.rank == 0) {
     if (tid == 0) {
       a.logprob[r] = target >= 0 ? logprob_of(xt, lse) : 0.0f;

@@ -3,7 +3,7 @@
 //
 //   row       ..|  x0 x1 x2 ................................................ x(n-1) |..      any alignment
 //   groups      |g0 |g1 |g2 |  ..  4 floats, 16-byte aligned; the first and the last may be partial and are filled up with -inf
-//   block 0     [piece 0 | piece 1 | ..]   a piece: 2,048 floats, 4 a thread, its own mbarrier
+//   block 0     [piece 0 | piece 1 | ..]   a piece: 4,096 floats, 4 a thread, its own mbarrier
 //   block 1              [piece 0 | piece 1 | ..]
 //   ..
 //   block 7                                  [piece 0 | .. | -inf -inf]           (fewer blocks where rows are many)
@@ -18,10 +18,10 @@
 #include "kernels/cuda/hopper.cuh"
 
 #define ROW_MAX_BLOCKS 8
-#define ROW_THREADS 512
+#define ROW_THREADS 1024
 #define ROW_WARPS (ROW_THREADS / 32)
 #define ROW_PIECE (ROW_THREADS * 4)  // floats
-#define ROW_MAX_PIECES 24
+#define ROW_MAX_PIECES 12
 #define ROW_EXCHANGES 4
 
 // Ids whose order is that of the floats: larger float, larger key. NaN is not to be asked for.
@@ -66,16 +66,35 @@ struct row_part {  // a block's part of the row
   uint32_t rank, blocks;
 };
 
-// How many blocks a row of n takes: eight; where rows are many, as few as fill the SMs twice and hold the row with room for a second block on the SM.
+// How many blocks a row of n takes: what fills the SMs (a block each; a few stay idle, since clusters do not straddle GPCs) in the least time. A row
+// costs about as much as 16,000 ids before its first one is looked at.
 static inline int row_blocks(int n, int n_row, int n_sm) {
-  int blocks = ROW_MAX_BLOCKS;
-  while (blocks > 1 && blocks / 2 * n_row >= 2 * n_sm && n / (blocks / 2) <= 8 * ROW_PIECE) blocks /= 2;
-  return blocks;
+  int best = ROW_MAX_BLOCKS;
+  int64_t best_cost = INT64_MAX;
+  for (int blocks = ROW_MAX_BLOCKS; blocks >= 1; blocks /= 2) {
+    const int part = n / blocks, at_once = n_sm > blocks + 4 ? (n_sm - 4) / blocks : 1;
+    const int64_t cost = (int64_t)((n_row + at_once - 1) / at_once) * (part + 16000);
+    if (part > (ROW_MAX_PIECES - 1) * ROW_PIECE && blocks < ROW_MAX_BLOCKS) break;
+    if (cost < best_cost) {
+      best = blocks;
+      best_cost = cost;
+    }
+  }
+  return best;
 }
 // Bytes of dynamic shared memory for the parts of rows of n.
 static inline size_t row_bytes(int n, int blocks) {
   const int groups = (n + 3 + 3) / 4, part = (groups + blocks - 1) / blocks;
   return (size_t)((part + ROW_THREADS - 1) / ROW_THREADS) * ROW_PIECE * sizeof(float);
+}
+
+// The cluster's barrier. A releasing arrival costs every thread a full memory fence, so the block gathers first and one warp fences for all.
+TI_DEV void row_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+TI_DEV void row_sync() {
+  __syncthreads();
+  if (threadIdx.x < 32) asm volatile("fence.acq_rel.cluster;" ::: "memory");
+  row_arrive();
+  ti_cluster_wait();
 }
 
 // Starts to fetch x[n] into buf; to be called by all threads. Waits for the kernel before this one; piece p stands once row_wait(p) is back.
@@ -109,7 +128,7 @@ TI_DEV row_part row_fetch(row_shared *s, float4 *buf, const float *x, int n) {
   }
   __syncthreads();
   ti_pdl_launch();
-  ti_cluster_arrive();
+  row_arrive();
   return part;
 }
 // Before the first exchange: every block of the cluster has started. Once a kernel.
@@ -119,19 +138,15 @@ TI_DEV void row_wait(row_shared *s, int piece) { ti_mbar_wait(&s->bar[piece], 0)
 // ---- over the block, over the cluster ----
 
 TI_DEV uint64_t row_warp_max(uint64_t v) {
-#pragma unroll
-  for (int o = 16; o; o >>= 1) {
-    const uint64_t w = __shfl_xor_sync(0xffffffffu, v, o);
-    v = w > v ? w : v;
-  }
-  return v;
+  const uint32_t hi = __reduce_max_sync(0xffffffffu, (uint32_t)(v >> 32));
+  return (uint64_t)hi << 32 | __reduce_max_sync(0xffffffffu, (uint32_t)(v >> 32) == hi ? (uint32_t)v : 0);
 }
-TI_DEV uint64_t row_warp_sum(uint64_t v) {
-#pragma unroll
-  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-  return v;
+TI_DEV uint64_t row_warp_sum(uint64_t v) {  // by 27 bits, whose sums stay below 2^32
+  const uint32_t mask = (1u << 27) - 1;
+  const uint64_t a = __reduce_add_sync(0xffffffffu, (uint32_t)v & mask), b = __reduce_add_sync(0xffffffffu, (uint32_t)(v >> 27) & mask);
+  return a + (b << 27) + ((uint64_t)__reduce_add_sync(0xffffffffu, (uint32_t)(v >> 54)) << 54);
 }
-// Gives the block's value to all blocks: thread r writes to peer r. The slots hold once ti_cluster_sync is passed.
+// Gives the block's value to all blocks: thread r writes to peer r. The slots hold once row_sync is passed.
 TI_DEV void row_give(row_shared *s, int exchange, const row_part &p, uint64_t v) {
   if (threadIdx.x < p.blocks) peer_store64(ti_mapa(ti_smem(&s->slot[exchange][p.rank]), threadIdx.x), v);
 }
@@ -143,7 +158,7 @@ TI_DEV uint64_t row_max(row_shared *s, int exchange, const row_part &p, uint64_t
   __syncthreads();
   v = row_warp_max(s->warp[threadIdx.x % ROW_WARPS]);
   row_give(s, exchange, p, v);
-  ti_cluster_sync();
+  row_sync();
   return row_warp_max(s->slot[exchange][threadIdx.x % p.blocks]);
 }
 // The block's own sum, to every thread.
@@ -152,12 +167,12 @@ TI_DEV uint64_t row_block_sum(row_shared *s, uint64_t v) {
   __syncthreads();
   if (threadIdx.x % 32 == 0) s->warp[threadIdx.x / 32] = v;
   __syncthreads();
-  return row_warp_sum(threadIdx.x % 32 < ROW_WARPS ? s->warp[threadIdx.x % 32] : 0);
+  return row_warp_sum(s->warp[threadIdx.x % ROW_WARPS]);
 }
 TI_DEV uint64_t row_sum(row_shared *s, int exchange, const row_part &p, uint64_t v) {
   v = row_block_sum(s, v);
   row_give(s, exchange, p, v);
-  ti_cluster_sync();
+  row_sync();
   v = 0;
   for (uint32_t r = 0; r < p.blocks; r++) v += s->slot[exchange][r];
   return v;

@@ -7,15 +7,15 @@
 //
 // Blocks keep histograms of their own, with sums of 32 bins each beside them; after one cluster barrier a warp of every block adds up its peers' 32
 // coarse sums, scans them, then the 32 bins of the one that it hit: every block comes to the same answer by itself.
-// Masses are integers, so that addition has no order. In a bin they are in units of 2^-(31 + its octave) of the best element's mass: 32 bits hold an
-// fp32's mantissa and more, and are added as two halves of 16, which is a reduction that nobody waits for each. Across bins they are in units of
-// 2^-44: up to 2^19 ids fit 64 bits, and what is lost is below 2^-25.
 #ifndef TI_KERNELS_CUDA_ROW_SEARCH_CUH
 #define TI_KERNELS_CUDA_ROW_SEARCH_CUH
+#include <float.h>
+
 #include "kernels/cuda/row_cluster.cuh"
 
 #define SEARCH_BINS 1024
 #define SEARCH_SPAN 20.0f           // of (max - x) / temperature at level 1
+#define SEARCH_FAR 40.0f            // 2^19 ids from here on have a mass below 2^-38
 #define MASS_ONE 17592186044416.0f  // 2^44
 
 struct search_level {
@@ -74,7 +74,7 @@ TI_DEV void search_publish(search_level *l, int bin1) {  // bin1: whose elements
       l->coarse_mass[c] = mass;
     }
   }
-  ti_cluster_sync();
+  row_sync();
 }
 
 // The first lane at which the running sum reaches the target, or -1; the sums before it (-1: of all lanes) go on top of *count and *mass.
@@ -100,13 +100,17 @@ TI_DEV int search_scan(uint64_t c, uint64_t m, bool by_mass, uint64_t target, ui
 TI_DEV search_found search_pick(search_shared *s, const search_row &r, int bin1, bool by_mass, uint64_t target, uint64_t count, uint64_t mass) {
   const search_level *l = &s->level[bin1 < 0 ? 0 : 1];
   if (threadIdx.x < 32) {
-    const uint32_t lane = threadIdx.x;
-    uint64_t c = 0, m = 0;
+    const uint32_t lane = threadIdx.x, blocks = r.part->blocks;
+    uint64_t c = 0, m = 0, peer_c[ROW_MAX_BLOCKS], peer_m[ROW_MAX_BLOCKS];
+#pragma unroll
+    for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {  // all in flight; there are 2^i blocks
+      peer_c[b] = peer_load64(ti_mapa(ti_smem(&l->coarse_count[lane]), b & (blocks - 1)));
+      peer_m[b] = peer_load64(ti_mapa(ti_smem(&l->coarse_mass[lane]), b & (blocks - 1)));
+    }
 #pragma unroll
     for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {
-      if (b >= r.part->blocks) break;
-      c += peer_load64(ti_mapa(ti_smem(&l->coarse_count[lane]), b));
-      m += peer_load64(ti_mapa(ti_smem(&l->coarse_mass[lane]), b));
+      c += b < blocks ? peer_c[b] : 0;
+      m += b < blocks ? peer_m[b] : 0;
     }
     const int coarse = search_scan(c, m, by_mass, target, &count, &mass);
     int fine = -1;
@@ -115,10 +119,14 @@ TI_DEV search_found search_pick(search_shared *s, const search_row &r, int bin1,
       c = m = 0;
 #pragma unroll
       for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {
-        if (b >= r.part->blocks) break;
-        c += peer_load(ti_mapa(ti_smem(&l->count[bin]), b));
-        m += search_units(((uint64_t)peer_load(ti_mapa(ti_smem(&l->hi[bin]), b)) << 16) + peer_load(ti_mapa(ti_smem(&l->lo[bin]), b)),
-                          bin1 < 0 ? bin : bin1);
+        peer_c[b] = peer_load(ti_mapa(ti_smem(&l->count[bin]), b & (blocks - 1)));
+        peer_m[b] = (uint64_t)peer_load(ti_mapa(ti_smem(&l->hi[bin]), b & (blocks - 1))) << 16;
+        peer_m[b] += peer_load(ti_mapa(ti_smem(&l->lo[bin]), b & (blocks - 1)));
+      }
+#pragma unroll
+      for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {
+        c += b < blocks ? peer_c[b] : 0;
+        m += b < blocks ? search_units(peer_m[b], bin1 < 0 ? bin : bin1) : 0;
       }
       fine = search_scan(c, m, by_mass, target, &count, &mass);
       c = __shfl_sync(0xffffffffu, c, fine & 31);
@@ -138,12 +146,17 @@ TI_DEV void search_begin(search_shared *s, const search_row &r) {
   search_clear(l);
   uint32_t rest = 0;
   uint64_t rest_mass = 0;
+  const float far = r.max - SEARCH_FAR / r.inv_t;  // from here on masses are nothing
+#pragma unroll 1
   for (int p = 0; p < r.part->pieces; p++) {
     const float4 v = r.part->v[p * ROW_THREADS + (int)threadIdx.x];
     const float f[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      if (!(f[i] > -CUDART_INF_F)) continue;
+      if (!(f[i] >= far)) {
+        rest += f[i] > -CUDART_INF_F;
+        continue;
+      }
       const int bin = search_bin1(r, f[i]);
       const uint32_t m = r.mass ? search_mass(r, f[i], bin) : 0;
       if (bin == SEARCH_BINS - 1) {  // most of a real row: kept out of the traffic
@@ -175,15 +188,18 @@ TI_DEV uint64_t search_total(search_shared *s, const row_part &part) {
 // One finer level: the elements of level 1's bin1 with keys in [lo, hi], in bins of 2^shift keys, the largest keys in bin 0.
 TI_DEV void search_refine(search_shared *s, const search_row &r, int bin1, uint32_t lo, uint32_t hi, int shift) {
   search_level *l = &s->level[1];
-  ti_cluster_sync();  // peers have done with the level before
+  row_sync();  // peers have done with the level before
   search_clear(l);
+  const float from = row_unkey(lo), to = row_unkey(hi);
+#pragma unroll 1
   for (int p = 0; p < r.part->pieces; p++) {
     const float4 v = r.part->v[p * ROW_THREADS + (int)threadIdx.x];
     const float f[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
+      if (!(f[i] >= from && f[i] <= to) || search_bin1(r, f[i]) != bin1) continue;
       const uint32_t key = row_key(f[i]);
-      if (key < lo || key > hi || !(f[i] > -CUDART_INF_F) || search_bin1(r, f[i]) != bin1) continue;
+      if (key < lo || key > hi) continue;  // the other zero
       const int bin = (int)((hi - key) >> shift);
       atomicAdd(&l->count[bin], 1u);
       if (r.mass) search_add(l, bin, search_mass(r, f[i], bin1));
@@ -199,7 +215,7 @@ TI_DEV search_result search_key(search_shared *s, const search_row &r, bool by_m
   const int bin1 = f.bin;
   const float width = 1.0f / r.scale;  // a bin's keys, and a bin's width on both sides for rounding
   uint32_t hi = row_key(bin1 < 2 ? r.max : r.max - (float)(bin1 - 1) * width);
-  uint32_t lo = bin1 == SEARCH_BINS - 1 ? 0 : row_key(r.max - (float)(bin1 + 2) * width);
+  uint32_t lo = bin1 == SEARCH_BINS - 1 ? row_key(-FLT_MAX) : row_key(r.max - (float)(bin1 + 2) * width);
   for (;;) {  // 32 bits of range become 22, 12, 2, 0
     const int bits = 32 - __clz((int)(hi - lo)), shift = bits > 10 ? bits - 10 : 0;
     search_refine(s, r, bin1, lo, hi, shift);
