@@ -1,0 +1,363 @@
+// The FP8 GEMM of large tiles: out[m, n] bf16 = A e4m3 [m, k] (a scale a row and 128 of K) x W e4m3 [n, k]^T (a scale a 128x128 block). One kernel
+// template for the dense product (gemm_fp8.cu) and for rows sorted by expert (gemm_fp8_grouped.cu).
+//
+//   block: 3 warpgroups, persistent                       tile: BM = 128 MT rows x BN columns
+//                                                             .-- BN --.
+//     producer (1 thread) --TMA--> ring of STAGES:        WG 0 | MT x 64 rows
+//        A [BM, 128]  half of it from each block of        WG 1 | MT x 64 rows
+//                     the pair, multicast to both
+//        W [BN, 128]                                       pair of blocks (a cluster): the same rows, neighbouring columns
+//        scales of A [BM]
+//     WG 0, WG 1: a stage at a time, for each of its MT bands of 64 rows
+//        acc = 4 wgmma m64 BN k32;  wait;  sum += acc * (scale of the row * scale of the 128x128 block)
+//        while one warpgroup promotes, the other one's products keep the tensor cores busy
+//     end of a tile: bf16 by stmatrix into boxes of 16 rows (swizzled), TMA store, a warp by itself; the producer is already loading the next tile
+//
+// K beyond the end reads as zeros (TMA), so that a partial last block counts what there is; rows beyond the end are neither read nor written. The
+// order of every sum is K's, whatever m and the tile are.
+#ifndef TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
+#define TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+// What every block needs besides the tensor maps. Rows: one block of m rows, or n_expert blocks [offset[e], offset[e] + count[e]), 128-row aligned.
+typedef struct fp8_problem {
+  const float *w_scale;       // [n_expert][ceil(n / 128), scale_ld]
+  int64_t scale_ld, scale_e;  // elements from one row of it to the next, from one expert to the next
+  const int32_t *count, *offset;
+  int m, n, k, n_expert;
+} fp8_problem;
+
+template <int MT_, int BN_, int STAGES_, int BOXES_, int CL_, int KS_ = 1, bool GROUPED_ = false>
+struct fp8_tile {
+  static constexpr int MT = MT_, BN = BN_, STAGES = STAGES_, BOXES = BOXES_, CL = CL_, KS = KS_, OUT = BN / KS;
+  static constexpr bool GROUPED = GROUPED_;
+  static constexpr int BM = 128 * MT, WG_ROWS = 64 * MT;
+  static constexpr int BOX = OUT % 64 == 0 ? 64 : OUT % 32 == 0 ? 32 : 16;  // columns of a box of the output, 128, 64 or 32 bytes (the swizzle)
+  static constexpr int A_BYTES = BM * 128, W_BYTES = BN * 128, S_BYTES = BM * 4, BOX_BYTES = 16 * BOX * 2;
+  static constexpr int RASTER = MT == 2 ? 8 : 16;  // tiles along m that are in flight together: their W columns come out of L2
+  static constexpr bool TWO = 128 % BN != 0;       // a tile's columns may lie in two blocks of the scales
+  // shared memory: A | W | boxes | scales of A | full, empty
+  static constexpr int AT_W = STAGES * A_BYTES, AT_BOX = AT_W + STAGES * W_BYTES, AT_S = AT_BOX + 8 * BOXES * BOX_BYTES,
+                       AT_BAR = AT_S + STAGES * S_BYTES, BYTES = AT_BAR + STAGES * 16;
+  static_assert(CL == 1 || KS == 1, "a cluster shares rows or splits K");
+  static_assert(MT * BN * 512 <= AT_BOX, "the parts of a split tile fit over the ring");
+  static_assert(BYTES <= 227 * 1024, "shared memory");
+  static_assert(!TWO || BN == 96 || BN == 144 || BN == 160 || BN == 192, "a tile meets at most two blocks of the scales");
+};
+
+// Walks the tiles of this cluster: pairs of columns, RASTER row tiles at a time, expert after expert.
+template <class T>
+struct fp8_walk {
+  int next, step, n_pair, first, expert;  // first: number of the expert's first tile
+  int m0, n0, end;                        // this tile: rows [m0, end) of at most BM, columns from n0
+  __device__ fp8_walk(const fp8_problem &p)
+      : next(blockIdx.x / (T::CL * T::KS)),
+        step(gridDim.x / (T::CL * T::KS)),
+        n_pair((p.n + T::BN * T::CL - 1) / (T::BN * T::CL)),
+        first(0),
+        expert(0) {}
+  __device__ bool go(const fp8_problem &p, int rank) {
+    int rows = p.m, base = 0;
+    if constexpr (T::GROUPED) {
+      for (;; expert++) {
+        if (expert >= p.n_expert) return false;
+        rows = p.count[expert];
+        const int n = (rows + T::BM - 1) / T::BM * n_pair;
+        if (next < first + n) break;
+        first += n;
+      }
+      base = p.offset[expert];
+    }
+    const int n_m = (rows + T::BM - 1) / T::BM, i = next - first;
+    if (!T::GROUPED && i >= n_m * n_pair) return false;
+    const int group = i / (T::RASTER * n_pair), at = group * T::RASTER, high = min(T::RASTER, n_m - at), j = i - at * n_pair;
+    m0 = base + (at + j % high) * T::BM;
+    n0 = (j / high * T::CL + rank) * T::BN;
+    end = base + rows;
+    next += step;
+    return true;
+  }
+};
+
+// A ring's place and the parity of its turn.
+template <int STAGES>
+struct fp8_ring {
+  int at = 0;
+  uint32_t parity = 0;
+  __device__ void step() {
+    if (++at == STAGES) at = 0, parity ^= 1;
+  }
+};
+
+// Blocks of K of this block of the cluster: [first, end).
+struct fp8_span {
+  int first, end;
+};
+template <class T>
+__device__ __forceinline__ fp8_span fp8_span_of(const fp8_problem &p) {
+  const int n_k = (p.k + 127) / 128, part = T::KS > 1 ? (int)ti_cluster_rank() : 0;
+  return {n_k * part / T::KS, n_k * (part + 1) / T::KS};
+}
+
+template <class T>
+__device__ __forceinline__ void fp8_produce(char *smem, const CUtensorMap &a, const CUtensorMap &w, const CUtensorMap &s, const fp8_problem &p) {
+  uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
+  const int rank = T::CL > 1 ? (int)ti_cluster_rank() : 0;
+  const fp8_span k = fp8_span_of<T>(p);
+  fp8_ring<T::STAGES> r;
+  fp8_walk<T> walk(p);
+  while (walk.go(p, rank)) {
+    for (int kb = k.first; kb < k.end; kb++, r.step()) {
+      ti_mbar_wait(&empty[r.at], r.parity ^ 1);
+      uint64_t *bar = &full[r.at];
+      ti_mbar_expect(bar, T::A_BYTES + T::W_BYTES + T::S_BYTES);
+      char *to = smem + r.at * T::A_BYTES;
+      if constexpr (T::CL > 1) {
+        const int half = rank * (T::BM / T::CL);
+        ti_tma_load_2d_multicast(to + half * 128, &a, bar, (1 << T::CL) - 1, kb * 128, walk.m0 + half);
+      } else {
+        ti_tma_load_2d(to, &a, bar, kb * 128, walk.m0);
+      }
+      ti_tma_load_3d(smem + T::AT_W + r.at * T::W_BYTES, &w, bar, kb * 128, walk.n0, walk.expert);
+      ti_tma_load_2d(smem + T::AT_S + r.at * T::S_BYTES, &s, bar, walk.m0, kb);
+    }
+  }
+}
+
+// sum += acc * scale: columns of 8 below `split` with s0 (rows r and r + 8), the others with s1.
+template <int BN, bool TWO>
+__device__ __forceinline__ void fp8_promote(float (&sum)[BN / 2], const float (&acc)[BN / 2], float a0, float a1, float w0, float w1, int split) {
+  const float s00 = a0 * w0, s10 = a1 * w0, s01 = a0 * w1, s11 = a1 * w1;
+#pragma unroll
+  for (int j = 0; j < BN / 8; j++) {
+    const bool low = !TWO || j < split;
+    const float s0 = low ? s00 : s01, s1 = low ? s10 : s11;
+    sum[4 * j + 0] += s0 * acc[4 * j + 0];
+    sum[4 * j + 1] += s0 * acc[4 * j + 1];
+    sum[4 * j + 2] += s1 * acc[4 * j + 2];
+    sum[4 * j + 3] += s1 * acc[4 * j + 3];
+  }
+}
+
+// This warp's 16 rows of a band to memory: OUT / BOX boxes, each through one of the warp's BOXES buffers. No other warp is waited for.
+template <class T>
+__device__ __forceinline__ void fp8_store(char *boxes, const float (&sum)[T::OUT / 2], const CUtensorMap &out, int row, int n0, int &turn) {
+  const int lane = threadIdx.x % 32, r = lane % 16, high = lane / 16;  // stmatrix: this thread's row of the box, and which of two chunks of 8 columns
+#pragma unroll
+  for (int b = 0; b < T::OUT / T::BOX; b++) {
+    char *box = boxes + turn * T::BOX_BYTES;
+    if (++turn == T::BOXES) turn = 0;
+    if (lane == 0) ti_tma_store_wait_read<T::BOXES - 1>();
+    __syncwarp();
+#pragma unroll
+    for (int c = 0; c < T::BOX / 16; c++) {
+      const int chunk = 2 * c + high;
+      const int swizzled = T::BOX == 64 ? chunk ^ (r & 7) : T::BOX == 32 ? chunk ^ (r >> 1 & 3) : chunk ^ (r >> 2 & 1);
+      const float *d = sum + b * (T::BOX / 2) + c * 8;
+      ti_stmatrix_x4(box + r * (2 * T::BOX) + swizzled * 16, ti_pack_bf16(d[0], d[1]), ti_pack_bf16(d[2], d[3]), ti_pack_bf16(d[4], d[5]),
+                     ti_pack_bf16(d[6], d[7]));
+    }
+    ti_fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) {
+      ti_tma_store_2d(&out, box, n0 + b * T::BOX, row);
+      ti_tma_store_commit();
+    }
+  }
+}
+
+// The parts of a tile whose K was split over the cluster: block b of it sums columns [b OUT, (b + 1) OUT), part 0 first. Parts travel over the ring:
+// [KS parts][MT OUT / 8][256 threads] float4, once every block is done with its own stages.
+template <class T>
+__device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT][T::BN / 2], float (&part)[T::MT][T::OUT / 2]) {
+  constexpr int Q = T::OUT / 8;  // float4 of a band
+  const uint32_t mine = ti_smem(smem) + ((int)ti_cluster_rank() * T::MT * Q * 256 + threadIdx.x) * 16;
+  ti_cluster_sync();
+#pragma unroll
+  for (int b = 0; b < T::KS; b++) {
+    const uint32_t to = ti_mapa(mine, b);
+#pragma unroll
+    for (int i = 0; i < T::MT * Q; i++) {
+      const float *d = &sum[i / Q][b * (T::OUT / 2) + i % Q * 4];
+      ti_store_at(to + i * 4096, d[0], d[1], d[2], d[3]);
+    }
+  }
+  ti_cluster_sync();
+  const float4 *in = (const float4 *)smem + threadIdx.x;
+#pragma unroll
+  for (int i = 0; i < T::MT * Q; i++) {
+    float4 v = in[i * 256];
+#pragma unroll
+    for (int b = 1; b < T::KS; b++) {
+      const float4 u = in[(b * T::MT * Q + i) * 256];
+      v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+    }
+    float *d = &part[i / Q][i % Q * 4];
+    d[0] = v.x, d[1] = v.y, d[2] = v.z, d[3] = v.w;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, const fp8_problem &p, int wg) {
+  uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
+  const int lane = threadIdx.x % 32, warp_row = wg * T::WG_ROWS + threadIdx.x % 128 / 32 * 16;
+  const int rank = T::CL > 1 ? (int)ti_cluster_rank() : 0, n_ws = (p.n + 127) / 128;
+  const fp8_span k = fp8_span_of<T>(p);
+  const uint64_t a_desc = ti_wgmma_desc(smem + wg * T::WG_ROWS * 128), w_desc = ti_wgmma_desc(smem + T::AT_W);
+  char *boxes = smem + T::AT_BOX + threadIdx.x / 32 * T::BOXES * T::BOX_BYTES;
+  const auto release = [&](int at) {
+    if constexpr (T::CL > 1) {
+      if (lane < T::CL) ti_mbar_arrive_at(&empty[at], lane);
+    } else {
+      if (lane == 0) ti_mbar_arrive(&empty[at]);
+    }
+  };
+  int turn = 0;
+  fp8_ring<T::STAGES> r;
+  fp8_walk<T> walk(p);
+  while (walk.go(p, rank)) {
+    if (T::KS == 1 && walk.m0 + wg * T::WG_ROWS >= walk.end) {  // nothing of this warpgroup's rows is there: let the stages pass
+      for (int kb = k.first; kb < k.end; kb++, r.step()) {
+        ti_mbar_wait(&full[r.at], r.parity);
+        release(r.at);
+      }
+      continue;
+    }
+    // The scales of W, 32 blocks of K at a time, a lane each; the next 32 are on their way.
+    const float *ws0 = p.w_scale + walk.expert * p.scale_e + min(walk.n0 / 128, n_ws - 1) * p.scale_ld;
+    const float *ws1 = p.w_scale + walk.expert * p.scale_e + min(walk.n0 / 128 + 1, n_ws - 1) * p.scale_ld;
+    const int split = 16 - walk.n0 % 128 / 8;
+    const int at0 = k.first + lane;
+    float w0 = 0, w1 = 0, next0 = at0 < k.end ? __ldg(ws0 + at0) : 0, next1 = T::TWO && at0 < k.end ? __ldg(ws1 + at0) : 0;
+    float sum[T::MT][T::BN / 2], acc[T::BN / 2];
+#pragma unroll
+    for (int i = 0; i < T::MT; i++) {
+#pragma unroll
+      for (int j = 0; j < T::BN / 2; j++) sum[i][j] = 0;
+    }
+    for (int kb = k.first; kb < k.end; kb++, r.step()) {
+      const int turn32 = (kb - k.first) % 32;
+      if (turn32 == 0) {
+        w0 = next0, w1 = next1;
+        const int at = kb + 32 + lane;
+        next0 = at < k.end ? __ldg(ws0 + at) : 0;
+        if (T::TWO) next1 = at < k.end ? __ldg(ws1 + at) : 0;
+      }
+      const float sw0 = __shfl_sync(~0u, w0, turn32), sw1 = T::TWO ? __shfl_sync(~0u, w1, turn32) : 0;
+      const float *sa = (const float *)(smem + T::AT_S + r.at * T::S_BYTES) + warp_row + lane / 4;
+      const uint64_t a = a_desc + r.at * (T::A_BYTES / 16), w = w_desc + r.at * (T::W_BYTES / 16);
+      ti_mbar_wait(&full[r.at], r.parity);
+#pragma unroll
+      for (int i = 0; i < T::MT; i++) {
+        const float sa0 = sa[i * 64], sa1 = sa[i * 64 + 8];
+        ti_wgmma_hold(acc);
+        ti_wgmma_fence();
+#pragma unroll
+        for (int j = 0; j < 4; j++) ti_wgmma_e4m3<T::BN>(acc, a + i * (64 * 128 / 16) + 2 * j, w + 2 * j, j > 0);
+        ti_wgmma_commit();
+        ti_wgmma_hold(acc);
+        ti_wgmma_wait<0>();
+        ti_wgmma_hold(acc);
+        if (i == T::MT - 1) release(r.at);
+        fp8_promote<T::BN, T::TWO>(sum[i], acc, sa0, sa1, sw0, sw1, split);
+      }
+    }
+    float part[T::MT][T::OUT / 2];
+    if constexpr (T::KS > 1) {
+      fp8_reduce<T>(smem, sum, part);
+    }
+#pragma unroll
+    for (int i = 0; i < T::MT; i++) {
+      const int row = walk.m0 + warp_row + 64 * i;
+      if (row >= walk.end) continue;
+      if constexpr (T::KS > 1) {
+        fp8_store<T>(boxes, part[i], out, row, walk.n0 + (int)ti_cluster_rank() * T::OUT, turn);
+      } else {
+        fp8_store<T>(boxes, sum[i], out, row, walk.n0, turn);
+      }
+    }
+  }
+  if (lane == 0) ti_tma_store_wait<0>();
+}
+
+template <class T>
+__global__ void __launch_bounds__(384, 1)
+    fp8_tile_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap s,
+                    const __grid_constant__ CUtensorMap out, const __grid_constant__ fp8_problem p) {
+  extern __shared__ __align__(1024) char smem[];
+  uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
+  const int wg = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < T::STAGES; i++) {
+      ti_mbar_init(&full[i], 1);
+      ti_mbar_init(&empty[i], T::CL * 8);  // the consumers' warps of all blocks of the cluster
+    }
+    ti_fence_mbar_init();
+  }
+  if constexpr (T::CL * T::KS > 1) {
+    ti_cluster_sync();
+  } else {
+    __syncthreads();
+  }
+  ti_griddep_launch();
+  ti_griddep_wait();
+  if (wg == 2) {
+    ti_reg_dealloc<40>();
+    if (threadIdx.x == 256) fp8_produce<T>(smem, a, w, s, p);
+    if constexpr (T::KS > 1) {  // the two barriers of fp8_reduce
+      __syncwarp();
+      ti_cluster_sync();
+      ti_cluster_sync();
+    }
+  } else {
+    ti_reg_alloc<232>();
+    fp8_consume<T>(smem, out, p, wg);
+  }
+  __syncwarp();
+  if constexpr (T::CL > 1) ti_cluster_sync();  // a peer may still arrive at this block's barriers
+}
+
+// Host: the tensor maps and the launch, on one block an SM or fewer. rows: of a, out and a_scale [ceil(k / 128), rows rounded up to 4].
+template <class T>
+ti_status fp8_launch(ti_dev *d, const char *op, const fp8_problem &p, void *out, int64_t ldo, const void *q, const float *scale, const void *w,
+                     int rows) {
+  CUtensorMap map_a, map_w, map_s, map_out;
+  const int n_k = (p.k + 127) / 128, n_expert = T::GROUPED ? p.n_expert : 1;
+  const int64_t a_dim[] = {p.k, rows}, w_dim[] = {p.k, p.n, n_expert}, s_dim[] = {rows, n_k}, out_dim[] = {p.n, rows};
+  const int64_t a_ld[] = {p.k}, w_ld[] = {p.k, (int64_t)p.n * p.k}, s_ld[] = {(rows + 3) / 4 * 4}, out_ld[] = {ldo};
+  const int a_box[] = {128, T::BM / T::CL}, w_box[] = {128, T::BN, 1}, s_box[] = {T::BM, 1}, out_box[] = {T::BOX, 16};
+  const ti_tma_swizzle swizzle = T::BOX == 64 ? TI_TMA_128B : T::BOX == 32 ? TI_TMA_64B : TI_TMA_32B;
+  if (ti_tensor_map_2d(&map_a, TI_TMA_U8, q, a_dim, a_ld, a_box, TI_TMA_128B) != TI_OK ||
+      ti_tensor_map_3d(&map_w, TI_TMA_U8, w, w_dim, w_ld, w_box, TI_TMA_128B) != TI_OK ||
+      ti_tensor_map_2d(&map_s, TI_TMA_F32, scale, s_dim, s_ld, s_box, TI_TMA_PLAIN) != TI_OK ||
+      ti_tensor_map_2d(&map_out, TI_TMA_BF16, out, out_dim, out_ld, out_box, swizzle) != TI_OK) {
+    return TI_ERR_ARG;
+  }
+  static uint64_t ready;  // devices on which the kernel may use its shared memory
+  if (!(ready >> d->index & 1)) {
+    if (cudaFuncSetAttribute(fp8_tile_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::BYTES) != cudaSuccess) return ti_cuda_check(d, op);
+    ready |= 1ull << d->index;
+  }
+  constexpr int CLUSTER = T::CL * T::KS;
+  const int64_t clusters = (int64_t)((p.m + T::BM - 1) / T::BM) * ((p.n + T::BN * T::CL - 1) / (T::BN * T::CL));
+  const int64_t most = T::KS > 1 ? INT32_MAX / CLUSTER : d->n_sm / CLUSTER;  // a split tile's cluster ends with it
+  cudaLaunchAttribute attr[2];
+  attr[0].id = cudaLaunchAttributeClusterDimension;
+  attr[0].val.clusterDim.x = CLUSTER, attr[0].val.clusterDim.y = 1, attr[0].val.clusterDim.z = 1;
+  attr[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attr[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t c = {};
+  c.gridDim = dim3((unsigned)((T::GROUPED || clusters > most ? most : clusters) * CLUSTER));
+  c.blockDim = dim3(384);
+  c.dynamicSmemBytes = T::BYTES;
+  c.stream = d->stream;
+  c.attrs = attr;
+  c.numAttrs = d->pdl ? 2 : 1;
+  cudaLaunchKernelEx(&c, fp8_tile_kernel<T>, map_a, map_w, map_s, map_out, p);
+  return ti_cuda_check(d, op);
+}
+#endif
