@@ -31,22 +31,22 @@ typedef struct fp8_problem {
   int m, n, k, n_expert;
 } fp8_problem;
 
-template <int MT_, int BN_, int STAGES_, int BOXES_, int CL_, int KS_ = 1, bool GROUPED_ = false>
+template <int MT_, int NB_, int STAGES_, int BOXES_, int CL_, int KS_ = 1, bool GROUPED_ = false, bool WIDE_ = false>
 struct fp8_tile {
-  static constexpr int MT = MT_, BN = BN_, STAGES = STAGES_, BOXES = BOXES_, CL = CL_, KS = KS_, OUT = BN / KS;
-  static constexpr bool GROUPED = GROUPED_;
-  static constexpr int BM = 128 * MT, WG_ROWS = 64 * MT;
+  static constexpr int MT = MT_, NB = NB_, BN = WIDE_ ? MT_ * NB_ : NB_, STAGES = STAGES_, BOXES = BOXES_, CL = CL_, KS = KS_, OUT = NB / KS;
+  static constexpr bool GROUPED = GROUPED_, WIDE = WIDE_;
+  static constexpr int BM = WIDE ? 128 : 128 * MT, WG_ROWS = BM / 2;
   static constexpr int BOX = OUT % 64 == 0 ? 64 : OUT % 32 == 0 ? 32 : 16;  // columns of a box of the output, 128, 64 or 32 bytes (the swizzle)
   static constexpr int A_BYTES = BM * 128, W_BYTES = BN * 128, S_BYTES = BM * 4, BOX_BYTES = 16 * BOX * 2;
-  static constexpr int RASTER = MT == 2 ? 8 : 16;  // tiles along m that are in flight together: their W columns come out of L2
-  static constexpr bool TWO = 128 % BN != 0;       // a tile's columns may lie in two blocks of the scales
+  static constexpr int RASTER = BM == 256 ? 8 : 16;  // tiles along m that are in flight together: their W columns come out of L2
+  static constexpr bool TWO = 128 % NB != 0;         // a tile's columns may lie in two blocks of the scales
   // shared memory: A | W | boxes | scales of A | full, empty
   static constexpr int AT_W = STAGES * A_BYTES, AT_BOX = AT_W + STAGES * W_BYTES, AT_S = AT_BOX + 8 * BOXES * BOX_BYTES,
                        AT_BAR = AT_S + STAGES * S_BYTES, BYTES = AT_BAR + STAGES * 16;
   static_assert(CL == 1 || KS == 1, "a cluster shares rows or splits K");
-  static_assert(MT * BN * 512 <= AT_BOX, "the parts of a split tile fit over the ring");
+  static_assert(KS == 1 || BM * BN * 4 <= AT_BOX, "the parts of a split tile fit over the ring");
   static_assert(BYTES <= 227 * 1024, "shared memory");
-  static_assert(!TWO || BN == 96 || BN == 144 || BN == 160 || BN == 192, "a tile meets at most two blocks of the scales");
+  static_assert(!TWO || (!WIDE && (BN == 96 || BN == 144 || BN == 160 || BN == 192)), "a tile meets at most two blocks of the scales");
 };
 
 // Walks the tiles of this cluster: pairs of columns, RASTER row tiles at a time, expert after expert.
@@ -167,13 +167,14 @@ __device__ __forceinline__ void fp8_store(char *boxes, const float (&sum)[T::OUT
       ti_tma_store_2d(&out, box, n0 + b * T::BOX, row);
       ti_tma_store_commit();
     }
+    __syncwarp();
   }
 }
 
 // The parts of a tile whose K was split over the cluster: block b of it sums columns [b OUT, (b + 1) OUT), part 0 first. Parts travel over the ring:
 // [KS parts][MT OUT / 8][256 threads] float4, once every block is done with its own stages.
 template <class T>
-__device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT][T::BN / 2], float (&part)[T::MT][T::OUT / 2]) {
+__device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT][T::NB / 2], float (&part)[T::MT][T::OUT / 2]) {
   constexpr int Q = T::OUT / 8;  // float4 of a band
   const uint32_t mine = ti_smem(smem) + ((int)ti_cluster_rank() * T::MT * Q * 256 + threadIdx.x) * 16;
   ti_cluster_sync();
@@ -204,11 +205,11 @@ __device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT]
 template <class T>
 __device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, const fp8_problem &p, int wg) {
   uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
-  const int lane = threadIdx.x % 32, warp_row = wg * T::WG_ROWS + threadIdx.x % 128 / 32 * 16;
+  const int lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0), warp_row = wg * T::WG_ROWS + warp % 4 * 16;
   const int rank = T::CL > 1 ? (int)ti_cluster_rank() : 0, n_ws = (p.n + 127) / 128;
   const fp8_span k = fp8_span_of<T>(p);
   const uint64_t a_desc = ti_wgmma_desc(smem + wg * T::WG_ROWS * 128), w_desc = ti_wgmma_desc(smem + T::AT_W);
-  char *boxes = smem + T::AT_BOX + threadIdx.x / 32 * T::BOXES * T::BOX_BYTES;
+  char *boxes = smem + T::AT_BOX + warp * T::BOXES * T::BOX_BYTES;
   const auto release = [&](int at) {
     if constexpr (T::CL > 1) {
       if (lane < T::CL) ti_mbar_arrive_at(&empty[at], lane);
@@ -230,40 +231,62 @@ __device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, 
     // The scales of W, 32 blocks of K at a time, a lane each; the next 32 are on their way.
     const float *ws0 = p.w_scale + walk.expert * p.scale_e + min(walk.n0 / 128, n_ws - 1) * p.scale_ld;
     const float *ws1 = p.w_scale + walk.expert * p.scale_e + min(walk.n0 / 128 + 1, n_ws - 1) * p.scale_ld;
+    constexpr bool TWO = T::TWO || T::WIDE;
     const int split = 16 - walk.n0 % 128 / 8;
-    const int at0 = k.first + lane;
-    float w0 = 0, w1 = 0, next0 = at0 < k.end ? __ldg(ws0 + at0) : 0, next1 = T::TWO && at0 < k.end ? __ldg(ws1 + at0) : 0;
-    float sum[T::MT][T::BN / 2], acc[T::BN / 2];
+    const int last = (p.k - 1) / 128;
+    float w0 = 0, w1 = 0, next0 = __ldg(ws0 + min(k.first + lane, last)), next1 = TWO ? __ldg(ws1 + min(k.first + lane, last)) : 0;
+    float sum[T::MT][T::NB / 2], acc[T::NB / 2];
 #pragma unroll
     for (int i = 0; i < T::MT; i++) {
 #pragma unroll
-      for (int j = 0; j < T::BN / 2; j++) sum[i][j] = 0;
+      for (int j = 0; j < T::NB / 2; j++) sum[i][j] = 0;
     }
     for (int kb = k.first; kb < k.end; kb++, r.step()) {
       const int turn32 = (kb - k.first) % 32;
       if (turn32 == 0) {
         w0 = next0, w1 = next1;
-        const int at = kb + 32 + lane;
-        next0 = at < k.end ? __ldg(ws0 + at) : 0;
-        if (T::TWO) next1 = at < k.end ? __ldg(ws1 + at) : 0;
+        const int at = min(kb + 32 + lane, last);
+        next0 = __ldg(ws0 + at);
+        if (TWO) next1 = __ldg(ws1 + at);
       }
-      const float sw0 = __shfl_sync(~0u, w0, turn32), sw1 = T::TWO ? __shfl_sync(~0u, w1, turn32) : 0;
+      const float sw0 = __shfl_sync(~0u, w0, turn32), sw1 = TWO ? __shfl_sync(~0u, w1, turn32) : 0;
       const float *sa = (const float *)(smem + T::AT_S + r.at * T::S_BYTES) + warp_row + lane / 4;
       const uint64_t a = a_desc + r.at * (T::A_BYTES / 16), w = w_desc + r.at * (T::W_BYTES / 16);
       ti_mbar_wait(&full[r.at], r.parity);
+      if constexpr (T::WIDE) {
+        const float sa0 = sa[0], sa1 = sa[8];
+        uint32_t fa[4][4];
+        const char *from = smem + r.at * T::A_BYTES + (warp_row + lane % 16) * 128;
 #pragma unroll
-      for (int i = 0; i < T::MT; i++) {
-        const float sa0 = sa[i * 64], sa1 = sa[i * 64 + 8];
-        ti_wgmma_hold(acc);
-        ti_wgmma_fence();
+        for (int j = 0; j < 4; j++) ti_ldmatrix_x4(fa[j], from + ((2 * j + lane / 16) ^ (lane & 7)) * 16);
 #pragma unroll
-        for (int j = 0; j < 4; j++) ti_wgmma_e4m3<T::BN>(acc, a + i * (64 * 128 / 16) + 2 * j, w + 2 * j, j > 0);
-        ti_wgmma_commit();
-        ti_wgmma_hold(acc);
-        ti_wgmma_wait<0>();
-        ti_wgmma_hold(acc);
-        if (i == T::MT - 1) release(r.at);
-        fp8_promote<T::BN, T::TWO>(sum[i], acc, sa0, sa1, sw0, sw1, split);
+        for (int i = 0; i < T::MT; i++) {
+          ti_wgmma_hold(acc);
+          ti_wgmma_fence();
+#pragma unroll
+          for (int j = 0; j < 4; j++) ti_wgmma_e4m3_ra<T::NB>(acc, fa[j], w + i * (T::NB * 128 / 16) + 2 * j, j > 0);
+          ti_wgmma_commit();
+          ti_wgmma_hold(acc);
+          ti_wgmma_wait<0>();
+          ti_wgmma_hold(acc);
+          if (i == T::MT - 1) release(r.at);
+          fp8_promote<T::NB, false>(sum[i], acc, sa0, sa1, i == 0 ? sw0 : sw1, 0, 0);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < T::MT; i++) {
+          const float sa0 = sa[i * 64], sa1 = sa[i * 64 + 8];
+          ti_wgmma_hold(acc);
+          ti_wgmma_fence();
+#pragma unroll
+          for (int j = 0; j < 4; j++) ti_wgmma_e4m3<T::NB>(acc, a + i * (64 * 128 / 16) + 2 * j, w + 2 * j, j > 0);
+          ti_wgmma_commit();
+          ti_wgmma_hold(acc);
+          ti_wgmma_wait<0>();
+          ti_wgmma_hold(acc);
+          if (i == T::MT - 1) release(r.at);
+          fp8_promote<T::NB, T::TWO>(sum[i], acc, sa0, sa1, sw0, sw1, split);
+        }
       }
     }
     float part[T::MT][T::OUT / 2];
@@ -272,12 +295,12 @@ __device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, 
     }
 #pragma unroll
     for (int i = 0; i < T::MT; i++) {
-      const int row = walk.m0 + warp_row + 64 * i;
+      const int row = walk.m0 + warp_row + (T::WIDE ? 0 : 64 * i), n0 = walk.n0 + (T::WIDE ? i * T::NB : 0);
       if (row >= walk.end) continue;
       if constexpr (T::KS > 1) {
-        fp8_store<T>(boxes, part[i], out, row, walk.n0 + (int)ti_cluster_rank() * T::OUT, turn);
+        fp8_store<T>(boxes, part[i], out, row, n0 + (int)ti_cluster_rank() * T::OUT, turn);
       } else {
-        fp8_store<T>(boxes, sum[i], out, row, walk.n0, turn);
+        fp8_store<T>(boxes, sum[i], out, row, n0, turn);
       }
     }
   }
