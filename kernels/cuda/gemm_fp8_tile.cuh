@@ -31,22 +31,22 @@ typedef struct fp8_problem {
   int m, n, k, n_expert;
 } fp8_problem;
 
-template <int MT_, int NB_, int STAGES_, int BOXES_, int CL_, int KS_ = 1, bool GROUPED_ = false, bool WIDE_ = false>
+template <int MT_, int BN_, int STAGES_, int BOXES_, int CL_, int KS_ = 1, bool GROUPED_ = false, int ORDER_ = 3>
 struct fp8_tile {
-  static constexpr int MT = MT_, NB = NB_, BN = WIDE_ ? MT_ * NB_ : NB_, STAGES = STAGES_, BOXES = BOXES_, CL = CL_, KS = KS_, OUT = NB / KS;
-  static constexpr bool GROUPED = GROUPED_, WIDE = WIDE_;
-  static constexpr int BM = WIDE ? 128 : 128 * MT, WG_ROWS = BM / 2;
+  static constexpr int MT = MT_, BN = BN_, STAGES = STAGES_, BOXES = BOXES_, CL = CL_, KS = KS_, OUT = BN / KS, ORDER = ORDER_;
+  static constexpr bool GROUPED = GROUPED_;
+  static constexpr int BM = 128 * MT, WG_ROWS = 64 * MT;
   static constexpr int BOX = OUT % 64 == 0 ? 64 : OUT % 32 == 0 ? 32 : 16;  // columns of a box of the output, 128, 64 or 32 bytes (the swizzle)
   static constexpr int A_BYTES = BM * 128, W_BYTES = BN * 128, S_BYTES = BM * 4, BOX_BYTES = 16 * BOX * 2;
   static constexpr int RASTER = BM == 256 ? 8 : 16;  // tiles along m that are in flight together: their W columns come out of L2
-  static constexpr bool TWO = 128 % NB != 0;         // a tile's columns may lie in two blocks of the scales
+  static constexpr bool TWO = 128 % BN != 0;         // a tile's columns may lie in two blocks of the scales
   // shared memory: A | W | boxes | scales of A | full, empty
   static constexpr int AT_W = STAGES * A_BYTES, AT_BOX = AT_W + STAGES * W_BYTES, AT_S = AT_BOX + 8 * BOXES * BOX_BYTES,
                        AT_BAR = AT_S + STAGES * S_BYTES, BYTES = AT_BAR + STAGES * 16;
-  static_assert(CL == 1 || KS == 1, "a cluster shares rows or splits K");
+  static_assert(CL * KS <= 8, "a portable cluster");
   static_assert(KS == 1 || BM * BN * 4 <= AT_BOX, "the parts of a split tile fit over the ring");
   static_assert(BYTES <= 227 * 1024, "shared memory");
-  static_assert(!TWO || (!WIDE && (BN == 96 || BN == 144 || BN == 160 || BN == 192)), "a tile meets at most two blocks of the scales");
+  static_assert(128 % BN == 0 || BN == 192, "a tile meets one block of the scales, or two that part at a multiple of 64 columns");
 };
 
 // Walks the tiles of this cluster: pairs of columns, RASTER row tiles at a time, expert after expert.
@@ -93,49 +93,63 @@ struct fp8_ring {
   }
 };
 
-// Blocks of K of this block of the cluster: [first, end).
-struct fp8_span {
-  int first, end;
-};
+// This block's place in its cluster: `column` of CL tiles side by side, which share their rows; `part` of KS parts of K, blocks [first, end).
 template <class T>
-__device__ __forceinline__ fp8_span fp8_span_of(const fp8_problem &p) {
-  const int n_k = (p.k + 127) / 128, part = T::KS > 1 ? (int)ti_cluster_rank() : 0;
-  return {n_k * part / T::KS, n_k * (part + 1) / T::KS};
-}
+struct fp8_place {
+  int column, part, first, end;
+  __device__ fp8_place(const fp8_problem &p) {
+    const int rank = T::CL * T::KS > 1 ? (int)ti_cluster_rank() : 0, n_k = (p.k + 127) / 128;
+    column = rank % T::CL;
+    part = rank / T::CL;
+    first = n_k * part / T::KS;
+    end = n_k * (part + 1) / T::KS;
+  }
+};
 
 template <class T>
 __device__ __forceinline__ void fp8_produce(char *smem, const CUtensorMap &a, const CUtensorMap &w, const CUtensorMap &s, const fp8_problem &p) {
   uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
-  const int rank = T::CL > 1 ? (int)ti_cluster_rank() : 0;
-  const fp8_span k = fp8_span_of<T>(p);
+  const fp8_place<T> k(p);
   fp8_ring<T::STAGES> r;
   fp8_walk<T> walk(p);
-  while (walk.go(p, rank)) {
+  const auto load_w = [&](int at, int kb) {
+    ti_mbar_expect(&full[at], T::A_BYTES + T::W_BYTES + T::S_BYTES);
+    ti_tma_load_3d(smem + T::AT_W + at * T::W_BYTES, &w, &full[at], kb * 128, walk.n0, walk.expert);
+  };
+  // The first stages' weights do not wait for the kernel before this one.
+  bool more = walk.go(p, k.column);
+  int ahead = 0;
+  if (more && !T::GROUPED) {
+    for (; ahead < T::STAGES && k.first + ahead < k.end; ahead++) load_w(ahead, k.first + ahead);
+  }
+  if (!T::GROUPED) ti_griddep_wait();
+  for (; more; more = walk.go(p, k.column)) {
     for (int kb = k.first; kb < k.end; kb++, r.step()) {
-      ti_mbar_wait(&empty[r.at], r.parity ^ 1);
-      uint64_t *bar = &full[r.at];
-      ti_mbar_expect(bar, T::A_BYTES + T::W_BYTES + T::S_BYTES);
+      if (ahead > 0) {
+        ahead--;
+      } else {
+        ti_mbar_wait(&empty[r.at], r.parity ^ 1);
+        load_w(r.at, kb);
+      }
       char *to = smem + r.at * T::A_BYTES;
       if constexpr (T::CL > 1) {
-        const int half = rank * (T::BM / T::CL);
-        ti_tma_load_2d_multicast(to + half * 128, &a, bar, (1 << T::CL) - 1, kb * 128, walk.m0 + half);
+        const int share = k.column * (T::BM / T::CL);
+        ti_tma_load_2d_multicast(to + share * 128, &a, &full[r.at], ((1 << T::CL) - 1) << k.part * T::CL, kb * 128, walk.m0 + share);
       } else {
-        ti_tma_load_2d(to, &a, bar, kb * 128, walk.m0);
+        ti_tma_load_2d(to, &a, &full[r.at], kb * 128, walk.m0);
       }
-      ti_tma_load_3d(smem + T::AT_W + r.at * T::W_BYTES, &w, bar, kb * 128, walk.n0, walk.expert);
-      ti_tma_load_2d(smem + T::AT_S + r.at * T::S_BYTES, &s, bar, walk.m0, kb);
+      ti_tma_load_2d(smem + T::AT_S + r.at * T::S_BYTES, &s, &full[r.at], walk.m0, kb);
     }
   }
 }
 
-// sum += acc * scale: columns of 8 below `split` with s0 (rows r and r + 8), the others with s1.
-template <int BN, bool TWO>
-__device__ __forceinline__ void fp8_promote(float (&sum)[BN / 2], const float (&acc)[BN / 2], float a0, float a1, float w0, float w1, int split) {
+// sum += acc * scale: the first SPLIT groups of 8 columns with w0, the others with w1; rows r and r + 8 with a0 and a1.
+template <int BN, int SPLIT>
+__device__ __forceinline__ void fp8_promote(float (&sum)[BN / 2], const float (&acc)[BN / 2], float a0, float a1, float w0, float w1) {
   const float s00 = a0 * w0, s10 = a1 * w0, s01 = a0 * w1, s11 = a1 * w1;
 #pragma unroll
   for (int j = 0; j < BN / 8; j++) {
-    const bool low = !TWO || j < split;
-    const float s0 = low ? s00 : s01, s1 = low ? s10 : s11;
+    const float s0 = j < SPLIT ? s00 : s01, s1 = j < SPLIT ? s10 : s11;
     sum[4 * j + 0] += s0 * acc[4 * j + 0];
     sum[4 * j + 1] += s0 * acc[4 * j + 1];
     sum[4 * j + 2] += s1 * acc[4 * j + 2];
@@ -171,16 +185,26 @@ __device__ __forceinline__ void fp8_store(char *boxes, const float (&sum)[T::OUT
   }
 }
 
+template <class T>
+__device__ __forceinline__ void fp8_store_tile(char *boxes, const float (&sum)[T::MT][T::OUT / 2], const CUtensorMap &out, int row, int end, int n0,
+                                               int &turn) {
+#pragma unroll
+  for (int i = 0; i < T::MT; i++) {
+    if (row + 64 * i < end) fp8_store<T>(boxes, sum[i], out, row + 64 * i, n0, turn);
+  }
+}
+
 // The parts of a tile whose K was split over the cluster: block b of it sums columns [b OUT, (b + 1) OUT), part 0 first. Parts travel over the ring:
 // [KS parts][MT OUT / 8][256 threads] float4, once every block is done with its own stages.
 template <class T>
-__device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT][T::NB / 2], float (&part)[T::MT][T::OUT / 2]) {
+__device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT][T::BN / 2], float (&part)[T::MT][T::OUT / 2], int column,
+                                           int which) {
   constexpr int Q = T::OUT / 8;  // float4 of a band
-  const uint32_t mine = ti_smem(smem) + ((int)ti_cluster_rank() * T::MT * Q * 256 + threadIdx.x) * 16;
+  const uint32_t mine = ti_smem(smem) + (which * T::MT * Q * 256 + threadIdx.x) * 16;
   ti_cluster_sync();
 #pragma unroll
   for (int b = 0; b < T::KS; b++) {
-    const uint32_t to = ti_mapa(mine, b);
+    const uint32_t to = ti_mapa(mine, b * T::CL + column);
 #pragma unroll
     for (int i = 0; i < T::MT * Q; i++) {
       const float *d = &sum[i / Q][b * (T::OUT / 2) + i % Q * 4];
@@ -202,106 +226,110 @@ __device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT]
   }
 }
 
+// The two math warpgroups take turns at the tensor cores: while one promotes, the other's four products run.
+template <class T>
+struct fp8_turns {
+  int wg;
+  __device__ fp8_turns(int wg_) : wg(wg_) {
+    if (T::ORDER > 0 && wg == 1) ti_bar_arrive(1, 256);
+  }
+  __device__ void take() const {
+    if (T::ORDER > 0) ti_bar_sync(1 + wg, 256);
+  }
+  __device__ void give() const {
+    if (T::ORDER > 0) ti_bar_arrive(2 - wg, 256);
+  }
+};
+
+template <int V>
+struct fp8_const {
+  static constexpr int value = V;
+};
+
 template <class T>
 __device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, const fp8_problem &p, int wg) {
   uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
   const int lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0), warp_row = wg * T::WG_ROWS + warp % 4 * 16;
-  const int rank = T::CL > 1 ? (int)ti_cluster_rank() : 0, n_ws = (p.n + 127) / 128;
-  const fp8_span k = fp8_span_of<T>(p);
+  const int last_k = (p.k - 1) / 128, last_n = (p.n - 1) / 128;
+  const fp8_place<T> k(p);
+  const fp8_turns<T> turns(wg);
   const uint64_t a_desc = ti_wgmma_desc(smem + wg * T::WG_ROWS * 128), w_desc = ti_wgmma_desc(smem + T::AT_W);
-  char *boxes = smem + T::AT_BOX + warp * T::BOXES * T::BOX_BYTES;
   const auto release = [&](int at) {
     if constexpr (T::CL > 1) {
-      if (lane < T::CL) ti_mbar_arrive_at(&empty[at], lane);
+      if (lane < T::CL) ti_mbar_arrive_at(&empty[at], k.part * T::CL + lane);
     } else {
       if (lane == 0) ti_mbar_arrive(&empty[at]);
     }
   };
+  char *boxes = smem + T::AT_BOX + warp * T::BOXES * T::BOX_BYTES;
   int turn = 0;
   fp8_ring<T::STAGES> r;
   fp8_walk<T> walk(p);
-  while (walk.go(p, rank)) {
+  while (walk.go(p, k.column)) {
     if (T::KS == 1 && walk.m0 + wg * T::WG_ROWS >= walk.end) {  // nothing of this warpgroup's rows is there: let the stages pass
       for (int kb = k.first; kb < k.end; kb++, r.step()) {
         ti_mbar_wait(&full[r.at], r.parity);
+        for (int i = 0; i < T::MT; i++) turns.take(), turns.give();
         release(r.at);
       }
       continue;
     }
     // The scales of W, 32 blocks of K at a time, a lane each; the next 32 are on their way.
-    const float *ws0 = p.w_scale + walk.expert * p.scale_e + min(walk.n0 / 128, n_ws - 1) * p.scale_ld;
-    const float *ws1 = p.w_scale + walk.expert * p.scale_e + min(walk.n0 / 128 + 1, n_ws - 1) * p.scale_ld;
-    constexpr bool TWO = T::TWO || T::WIDE;
-    const int split = 16 - walk.n0 % 128 / 8;
-    const int last = (p.k - 1) / 128;
-    float w0 = 0, w1 = 0, next0 = __ldg(ws0 + min(k.first + lane, last)), next1 = TWO ? __ldg(ws1 + min(k.first + lane, last)) : 0;
-    float sum[T::MT][T::NB / 2], acc[T::NB / 2];
+    const float *ws = p.w_scale + walk.expert * p.scale_e;
+    const float *ws0 = ws + min(walk.n0 / 128, last_n) * p.scale_ld, *ws1 = ws + min(walk.n0 / 128 + 1, last_n) * p.scale_ld;
+    float w0 = 0, w1 = 0, next0 = __ldg(ws0 + min(k.first + lane, last_k)), next1 = T::TWO ? __ldg(ws1 + min(k.first + lane, last_k)) : 0;
+    float sum[T::MT][T::BN / 2], acc[T::BN / 2];
 #pragma unroll
     for (int i = 0; i < T::MT; i++) {
 #pragma unroll
-      for (int j = 0; j < T::NB / 2; j++) sum[i][j] = 0;
+      for (int j = 0; j < T::BN / 2; j++) sum[i][j] = 0;
     }
-    for (int kb = k.first; kb < k.end; kb++, r.step()) {
-      const int turn32 = (kb - k.first) % 32;
-      if (turn32 == 0) {
-        w0 = next0, w1 = next1;
-        const int at = min(kb + 32 + lane, last);
-        next0 = __ldg(ws0 + at);
-        if (TWO) next1 = __ldg(ws1 + at);
-      }
-      const float sw0 = __shfl_sync(~0u, w0, turn32), sw1 = TWO ? __shfl_sync(~0u, w1, turn32) : 0;
-      const float *sa = (const float *)(smem + T::AT_S + r.at * T::S_BYTES) + warp_row + lane / 4;
-      const uint64_t a = a_desc + r.at * (T::A_BYTES / 16), w = w_desc + r.at * (T::W_BYTES / 16);
-      ti_mbar_wait(&full[r.at], r.parity);
-      if constexpr (T::WIDE) {
-        const float sa0 = sa[0], sa1 = sa[8];
-        uint32_t fa[4][4];
-        const char *from = smem + r.at * T::A_BYTES + (warp_row + lane % 16) * 128;
-#pragma unroll
-        for (int j = 0; j < 4; j++) ti_ldmatrix_x4(fa[j], from + ((2 * j + lane / 16) ^ (lane & 7)) * 16);
-#pragma unroll
-        for (int i = 0; i < T::MT; i++) {
-          ti_wgmma_hold(acc);
-          ti_wgmma_fence();
-#pragma unroll
-          for (int j = 0; j < 4; j++) ti_wgmma_e4m3_ra<T::NB>(acc, fa[j], w + i * (T::NB * 128 / 16) + 2 * j, j > 0);
-          ti_wgmma_commit();
-          ti_wgmma_hold(acc);
-          ti_wgmma_wait<0>();
-          ti_wgmma_hold(acc);
-          if (i == T::MT - 1) release(r.at);
-          fp8_promote<T::NB, false>(sum[i], acc, sa0, sa1, i == 0 ? sw0 : sw1, 0, 0);
+    const auto multiply = [&](auto split) {
+      for (int kb = k.first; kb < k.end; kb++, r.step()) {
+        const int i32 = (kb - k.first) % 32;
+        if (i32 == 0) {
+          const int at = min(kb + 32 + lane, last_k);
+          w0 = next0, w1 = next1;
+          next0 = __ldg(ws0 + at);
+          if (T::TWO) next1 = __ldg(ws1 + at);
         }
-      } else {
+        const float sw0 = __shfl_sync(~0u, w0, i32), sw1 = T::TWO ? __shfl_sync(~0u, w1, i32) : 0;
+        const float *sa = (const float *)(smem + T::AT_S + r.at * T::S_BYTES) + warp_row + lane / 4;
+        const uint64_t a = a_desc + r.at * (T::A_BYTES / 16), w = w_desc + r.at * (T::W_BYTES / 16);
+        ti_mbar_wait(&full[r.at], r.parity);
 #pragma unroll
         for (int i = 0; i < T::MT; i++) {
           const float sa0 = sa[i * 64], sa1 = sa[i * 64 + 8];
+          turns.take();
           ti_wgmma_hold(acc);
           ti_wgmma_fence();
 #pragma unroll
-          for (int j = 0; j < 4; j++) ti_wgmma_e4m3<T::NB>(acc, a + i * (64 * 128 / 16) + 2 * j, w + 2 * j, j > 0);
+          for (int j = 0; j < 4; j++) {
+            ti_wgmma_e4m3<T::BN>(acc, a + i * (64 * 128 / 16) + 2 * j, w + 2 * j, j > 0);
+            if (T::ORDER > 0 && T::ORDER < 4 && j == T::ORDER - 1) ti_wgmma_commit();
+          }
           ti_wgmma_commit();
+          if (T::ORDER > 0 && T::ORDER < 4) ti_wgmma_wait<1>();
+          turns.give();
           ti_wgmma_hold(acc);
           ti_wgmma_wait<0>();
           ti_wgmma_hold(acc);
           if (i == T::MT - 1) release(r.at);
-          fp8_promote<T::NB, T::TWO>(sum[i], acc, sa0, sa1, sw0, sw1, split);
+          fp8_promote<T::BN, decltype(split)::value>(sum[i], acc, sa0, sa1, sw0, sw1);
         }
       }
+    };
+    if (T::TWO && walk.n0 % 128 == 64) {
+      multiply(fp8_const<8>());
+    } else {
+      multiply(fp8_const<16>());
     }
-    float part[T::MT][T::OUT / 2];
     if constexpr (T::KS > 1) {
-      fp8_reduce<T>(smem, sum, part);
-    }
-#pragma unroll
-    for (int i = 0; i < T::MT; i++) {
-      const int row = walk.m0 + warp_row + (T::WIDE ? 0 : 64 * i), n0 = walk.n0 + (T::WIDE ? i * T::NB : 0);
-      if (row >= walk.end) continue;
-      if constexpr (T::KS > 1) {
-        fp8_store<T>(boxes, part[i], out, row, n0 + (int)ti_cluster_rank() * T::OUT, turn);
-      } else {
-        fp8_store<T>(boxes, sum[i], out, row, n0, turn);
-      }
+      float part[T::MT][T::OUT / 2];
+      fp8_reduce<T>(smem, sum, part, k.column, k.part);
+      fp8_store_tile<T>(boxes, part, out, walk.m0 + warp_row, walk.end, walk.n0 + k.part * T::OUT, turn);
+    } else {
+      fp8_store_tile<T>(boxes, sum, out, walk.m0 + warp_row, walk.end, walk.n0, turn);
     }
   }
   if (lane == 0) ti_tma_store_wait<0>();
@@ -314,6 +342,12 @@ __global__ void __launch_bounds__(384, 1)
   extern __shared__ __align__(1024) char smem[];
   uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
   const int wg = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  if (threadIdx.x == 256) {
+    ti_tma_prefetch_map(&a);
+    ti_tma_prefetch_map(&w);
+    ti_tma_prefetch_map(&s);
+    ti_tma_prefetch_map(&out);
+  }
   if (threadIdx.x == 0) {
     for (int i = 0; i < T::STAGES; i++) {
       ti_mbar_init(&full[i], 1);
@@ -327,7 +361,7 @@ __global__ void __launch_bounds__(384, 1)
     __syncthreads();
   }
   ti_griddep_launch();
-  ti_griddep_wait();
+  if (T::GROUPED) ti_griddep_wait();
   if (wg == 2) {
     ti_reg_dealloc<40>();
     if (threadIdx.x == 256) fp8_produce<T>(smem, a, w, s, p);
@@ -341,7 +375,7 @@ __global__ void __launch_bounds__(384, 1)
     fp8_consume<T>(smem, out, p, wg);
   }
   __syncwarp();
-  if constexpr (T::CL > 1) ti_cluster_sync();  // a peer may still arrive at this block's barriers
+  if constexpr (T::CL > 1 && T::KS == 1) ti_cluster_sync();  // a peer may still arrive at this block's barriers
 }
 
 // Host: the tensor maps and the launch, on one block an SM or fewer. rows: of a, out and a_scale [ceil(k / 128), rows rounded up to 4].

@@ -189,13 +189,6 @@ TI_DEV void ti_stmatrix_x4_trans(void *row, uint32_t a, uint32_t b, uint32_t c, 
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(ti_smem(row)), "r"(a), "r"(b), "r"(c), "r"(d)
                : "memory");
 }
-// ldmatrix: the same addresses and places, the other way.
-TI_DEV void ti_ldmatrix_x4(uint32_t (&a)[4], const void *row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(ti_smem(row))
-               : "memory");
-}
 // Two fp32 as bf16, rounded to nearest even: lo in the low half.
 TI_DEV uint32_t ti_pack_bf16(float lo, float hi) {
   uint32_t r;
@@ -298,21 +291,6 @@ TI_DEV void ti_wgmma_e4m3(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumu
                      n) "k32.f32.e4m3.e4m3 {" names "}, %" TI_STR(o0) ", %" TI_STR(o1) ", p, 1, 1; }"           \
                  : TI_ARGS operands                                                                             \
                  : "l"(a), "l"(b), "r"((int)accumulate));                                                       \
-  }
-  TI_WGMMA_SIZES(TI_X)
-#undef TI_X
-}
-// A in registers: a[0..1] = rows t % 32 / 4 and + 8 at columns 4 (t % 4) .. + 3, a[2..3] the same at columns + 16 (as ldmatrix gives them).
-template <int N>
-TI_DEV void ti_wgmma_e4m3_ra(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  static_assert(ti_wgmma_has<N>(), "not in TI_WGMMA_SIZES");
-#define TI_X(n, names, operands, o0, o1, o2, o3, o4, o5, o6)                                                                   \
-  if constexpr (N == n) {                                                                                                      \
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" TI_STR(o5) ", 0; wgmma.mma_async.sync.aligned.m64n" TI_STR(                \
-                     n) "k32.f32.e4m3.e4m3 {" names                                                                            \
-                        "}, {%" TI_STR(o0) ", %" TI_STR(o1) ", %" TI_STR(o2) ", %" TI_STR(o3) "}, %" TI_STR(o4) ", p, 1, 1; }" \
-                 : TI_ARGS operands                                                                                            \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)accumulate));                                  \
   }
   TI_WGMMA_SIZES(TI_X)
 #undef TI_X
