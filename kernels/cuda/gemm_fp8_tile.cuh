@@ -11,12 +11,13 @@
 //     WG 0, WG 1: a stage at a time, for each of its MT bands of 64 rows
 //        acc = 4 wgmma m64 BN k32;  wait;  sum += acc * (scale of the row * scale of the 128x128 block)
 //        while one warpgroup promotes, the other one's products keep the tensor cores busy
-//     end of a tile: bf16 by stmatrix into boxes of 16 rows (swizzled), TMA store, a warp by itself; the producer is already loading the next tile
+//     end of a tile: bf16 through a box of shared memory of the warp's own, rows of 128 bytes out; the producer is already loading the next tile
 //
 // K beyond the end reads as zeros (TMA), so that a partial last block counts what there is; rows beyond the end are neither read nor written. The
 // order of every sum is K's, whatever m and the tile are.
 #ifndef TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
 #define TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_priv.h"
@@ -28,21 +29,23 @@ typedef struct fp8_problem {
   const float *w_scale;       // [n_expert][ceil(n / 128), scale_ld]
   int64_t scale_ld, scale_e;  // elements from one row of it to the next, from one expert to the next
   const int32_t *count, *offset;
+  __nv_bfloat16 *out;  // [rows, n], row stride ldo
+  int64_t ldo;
   int m, n, k, n_expert;
 } fp8_problem;
 
-template <int MT_, int BN_, int STAGES_, int BOXES_, int CL_, int KS_ = 1, bool GROUPED_ = false, int ORDER_ = 3>
+template <int MT_, int BN_, int STAGES_, int CL_, int KS_ = 1, bool GROUPED_ = false>
 struct fp8_tile {
-  static constexpr int MT = MT_, BN = BN_, STAGES = STAGES_, BOXES = BOXES_, CL = CL_, KS = KS_, OUT = BN / KS, ORDER = ORDER_;
+  static constexpr int MT = MT_, BN = BN_, STAGES = STAGES_, CL = CL_, KS = KS_, OUT = BN / KS;
   static constexpr bool GROUPED = GROUPED_;
   static constexpr int BM = 128 * MT, WG_ROWS = 64 * MT;
-  static constexpr int BOX = OUT % 64 == 0 ? 64 : OUT % 32 == 0 ? 32 : 16;  // columns of a box of the output, 128, 64 or 32 bytes (the swizzle)
+  static constexpr int BOX = OUT % 64 == 0 ? 64 : 32;  // columns that a warp turns at a time on their way out
   static constexpr int A_BYTES = BM * 128, W_BYTES = BN * 128, S_BYTES = BM * 4, BOX_BYTES = 16 * BOX * 2;
   static constexpr int RASTER = BM == 256 ? 8 : 16;  // tiles along m that are in flight together: their W columns come out of L2
   static constexpr bool TWO = 128 % BN != 0;         // a tile's columns may lie in two blocks of the scales
-  // shared memory: A | W | boxes | scales of A | full, empty
-  static constexpr int AT_W = STAGES * A_BYTES, AT_BOX = AT_W + STAGES * W_BYTES, AT_S = AT_BOX + 8 * BOXES * BOX_BYTES,
-                       AT_BAR = AT_S + STAGES * S_BYTES, BYTES = AT_BAR + STAGES * 16;
+  // shared memory: A | W | a box a warp | scales of A | full, empty
+  static constexpr int AT_W = STAGES * A_BYTES, AT_BOX = AT_W + STAGES * W_BYTES, AT_S = AT_BOX + 8 * BOX_BYTES, AT_BAR = AT_S + STAGES * S_BYTES,
+                       BYTES = AT_BAR + STAGES * 16;
   static_assert(CL * KS <= 8, "a portable cluster");
   static_assert(KS == 1 || BM * BN * 4 <= AT_BOX, "the parts of a split tile fit over the ring");
   static_assert(BYTES <= 227 * 1024, "shared memory");
@@ -107,41 +110,52 @@ struct fp8_place {
 };
 
 template <class T>
-__device__ __forceinline__ void fp8_produce(char *smem, const CUtensorMap &a, const CUtensorMap &w, const CUtensorMap &s, const fp8_problem &p) {
-  uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
-  const fp8_place<T> k(p);
-  fp8_ring<T::STAGES> r;
-  fp8_walk<T> walk(p);
-  const auto load_w = [&](int at, int kb) {
+struct fp8_loader {
+  char *smem;
+  uint64_t *full, *empty;
+  const CUtensorMap &a, &w, &s;
+  const fp8_problem &p;
+  fp8_place<T> k;
+  fp8_walk<T> walk;
+  bool more;
+  int ahead;  // stages whose weights are on their way already
+
+  __device__ fp8_loader(char *smem_, const CUtensorMap &a_, const CUtensorMap &w_, const CUtensorMap &s_, const fp8_problem &p_)
+      : smem(smem_), full((uint64_t *)(smem_ + T::AT_BAR)), empty(full + T::STAGES), a(a_), w(w_), s(s_), p(p_), k(p_), walk(p_), ahead(0) {}
+
+  __device__ void load_w(int at, int kb) {
     ti_mbar_expect(&full[at], T::A_BYTES + T::W_BYTES + T::S_BYTES);
     ti_tma_load_3d(smem + T::AT_W + at * T::W_BYTES, &w, &full[at], kb * 128, walk.n0, walk.expert);
-  };
-  // The first stages' weights do not wait for the kernel before this one.
-  bool more = walk.go(p, k.column);
-  int ahead = 0;
-  if (more && !T::GROUPED) {
+  }
+  // The first tile's first weights need neither the cluster's other blocks nor the kernel before this one.
+  __device__ void begin() {
+    more = walk.go(p, k.column);
+    if (!more || T::GROUPED) return;
     for (; ahead < T::STAGES && k.first + ahead < k.end; ahead++) load_w(ahead, k.first + ahead);
   }
-  if (!T::GROUPED) ti_griddep_wait();
-  for (; more; more = walk.go(p, k.column)) {
-    for (int kb = k.first; kb < k.end; kb++, r.step()) {
-      if (ahead > 0) {
-        ahead--;
-      } else {
-        ti_mbar_wait(&empty[r.at], r.parity ^ 1);
-        load_w(r.at, kb);
+  __device__ void run() {
+    if (T::GROUPED) more = walk.go(p, k.column);
+    fp8_ring<T::STAGES> r;
+    for (; more; more = walk.go(p, k.column)) {
+      for (int kb = k.first; kb < k.end; kb++, r.step()) {
+        if (ahead > 0) {
+          ahead--;
+        } else {
+          ti_mbar_wait(&empty[r.at], r.parity ^ 1);
+          load_w(r.at, kb);
+        }
+        char *to = smem + r.at * T::A_BYTES;
+        if constexpr (T::CL > 1) {
+          const int share = k.column * (T::BM / T::CL);
+          ti_tma_load_2d_multicast(to + share * 128, &a, &full[r.at], ((1 << T::CL) - 1) << k.part * T::CL, kb * 128, walk.m0 + share);
+        } else {
+          ti_tma_load_2d(to, &a, &full[r.at], kb * 128, walk.m0);
+        }
+        ti_tma_load_2d(smem + T::AT_S + r.at * T::S_BYTES, &s, &full[r.at], walk.m0, kb);
       }
-      char *to = smem + r.at * T::A_BYTES;
-      if constexpr (T::CL > 1) {
-        const int share = k.column * (T::BM / T::CL);
-        ti_tma_load_2d_multicast(to + share * 128, &a, &full[r.at], ((1 << T::CL) - 1) << k.part * T::CL, kb * 128, walk.m0 + share);
-      } else {
-        ti_tma_load_2d(to, &a, &full[r.at], kb * 128, walk.m0);
-      }
-      ti_tma_load_2d(smem + T::AT_S + r.at * T::S_BYTES, &s, &full[r.at], walk.m0, kb);
     }
   }
-}
+};
 
 // sum += acc * scale: the first SPLIT groups of 8 columns with w0, the others with w1; rows r and r + 8 with a0 and a1.
 template <int BN, int SPLIT>
@@ -157,40 +171,33 @@ __device__ __forceinline__ void fp8_promote(float (&sum)[BN / 2], const float (&
   }
 }
 
-// This warp's 16 rows of a band to memory: OUT / BOX boxes, each through one of the warp's BOXES buffers. No other warp is waited for.
+// This warp's 16 rows of a tile's bands to memory as bf16, BOX columns at a time: stmatrix into the warp's own box (16-byte chunks swizzled), and out
+// in whole rows of it, 16 bytes a thread. No other warp is waited for, and nothing outside [row, end) x [n0, n) is touched.
 template <class T>
-__device__ __forceinline__ void fp8_store(char *boxes, const float (&sum)[T::OUT / 2], const CUtensorMap &out, int row, int n0, int &turn) {
-  const int lane = threadIdx.x % 32, r = lane % 16, high = lane / 16;  // stmatrix: this thread's row of the box, and which of two chunks of 8 columns
-#pragma unroll
-  for (int b = 0; b < T::OUT / T::BOX; b++) {
-    char *box = boxes + turn * T::BOX_BYTES;
-    if (++turn == T::BOXES) turn = 0;
-    if (lane == 0) ti_tma_store_wait_read<T::BOXES - 1>();
-    __syncwarp();
-#pragma unroll
-    for (int c = 0; c < T::BOX / 16; c++) {
-      const int chunk = 2 * c + high;
-      const int swizzled = T::BOX == 64 ? chunk ^ (r & 7) : T::BOX == 32 ? chunk ^ (r >> 1 & 3) : chunk ^ (r >> 2 & 1);
-      const float *d = sum + b * (T::BOX / 2) + c * 8;
-      ti_stmatrix_x4(box + r * (2 * T::BOX) + swizzled * 16, ti_pack_bf16(d[0], d[1]), ti_pack_bf16(d[2], d[3]), ti_pack_bf16(d[4], d[5]),
-                     ti_pack_bf16(d[6], d[7]));
-    }
-    ti_fence_proxy_async();
-    __syncwarp();
-    if (lane == 0) {
-      ti_tma_store_2d(&out, box, n0 + b * T::BOX, row);
-      ti_tma_store_commit();
-    }
-    __syncwarp();
-  }
-}
-
-template <class T>
-__device__ __forceinline__ void fp8_store_tile(char *boxes, const float (&sum)[T::MT][T::OUT / 2], const CUtensorMap &out, int row, int end, int n0,
-                                               int &turn) {
+__device__ __forceinline__ void fp8_store(char *box, const float (&sum)[T::MT][T::OUT / 2], const fp8_problem &p, int row, int end, int n0) {
+  constexpr int CHUNKS = T::BOX / 8, ROWS = 32 / CHUNKS;  // of a row; rows that the warp writes at a time
+  const int lane = threadIdx.x % 32, r = lane % 16, high = lane / 16, c = lane % CHUNKS;
+  const auto place = [](int row_, int chunk) { return row_ * (2 * T::BOX) + (chunk ^ (CHUNKS == 8 ? row_ & 7 : row_ >> 1 & 3)) * 16; };
 #pragma unroll
   for (int i = 0; i < T::MT; i++) {
-    if (row + 64 * i < end) fp8_store<T>(boxes, sum[i], out, row + 64 * i, n0, turn);
+#pragma unroll
+    for (int b = 0; b < T::OUT / T::BOX; b++) {
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < T::BOX / 16; j++) {
+        const float *d = &sum[i][b * (T::BOX / 2) + j * 8];
+        ti_stmatrix_x4(box + place(r, 2 * j + high), ti_pack_bf16(d[0], d[1]), ti_pack_bf16(d[2], d[3]), ti_pack_bf16(d[4], d[5]),
+                       ti_pack_bf16(d[6], d[7]));
+      }
+      __syncwarp();
+      const int column = n0 + b * T::BOX + c * 8;
+#pragma unroll
+      for (int j = 0; j < 16 / ROWS; j++) {
+        const int in_box = j * ROWS + lane / CHUNKS, at = row + 64 * i + in_box;
+        const uint4 v = *(const uint4 *)(box + place(in_box, c));
+        if (at < end && column < p.n) *(uint4 *)(p.out + at * p.ldo + column) = v;
+      }
+    }
   }
 }
 
@@ -226,33 +233,17 @@ __device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT]
   }
 }
 
-// The two math warpgroups take turns at the tensor cores: while one promotes, the other's four products run.
-template <class T>
-struct fp8_turns {
-  int wg;
-  __device__ fp8_turns(int wg_) : wg(wg_) {
-    if (T::ORDER > 0 && wg == 1) ti_bar_arrive(1, 256);
-  }
-  __device__ void take() const {
-    if (T::ORDER > 0) ti_bar_sync(1 + wg, 256);
-  }
-  __device__ void give() const {
-    if (T::ORDER > 0) ti_bar_arrive(2 - wg, 256);
-  }
-};
-
 template <int V>
 struct fp8_const {
   static constexpr int value = V;
 };
 
 template <class T>
-__device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, const fp8_problem &p, int wg) {
+__device__ __forceinline__ void fp8_consume(char *smem, const fp8_problem &p, int wg) {
   uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
   const int lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0), warp_row = wg * T::WG_ROWS + warp % 4 * 16;
   const int last_k = (p.k - 1) / 128, last_n = (p.n - 1) / 128;
   const fp8_place<T> k(p);
-  const fp8_turns<T> turns(wg);
   const uint64_t a_desc = ti_wgmma_desc(smem + wg * T::WG_ROWS * 128), w_desc = ti_wgmma_desc(smem + T::AT_W);
   const auto release = [&](int at) {
     if constexpr (T::CL > 1) {
@@ -261,24 +252,32 @@ __device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, 
       if (lane == 0) ti_mbar_arrive(&empty[at]);
     }
   };
-  char *boxes = smem + T::AT_BOX + warp * T::BOXES * T::BOX_BYTES;
-  int turn = 0;
+  // The scales of W, 32 blocks of K at a time, a lane each; the next 32 (or the next tile's first) are on their way.
+  const float *ws0 = p.w_scale, *ws1 = p.w_scale;
+  float next0 = 0, next1 = 0;
+  const auto scales_of = [&](const fp8_walk<T> &t) {
+    const float *ws = p.w_scale + t.expert * p.scale_e;
+    ws0 = ws + min(t.n0 / 128, last_n) * p.scale_ld;
+    ws1 = ws + min(t.n0 / 128 + 1, last_n) * p.scale_ld;
+    next0 = __ldg(ws0 + min(k.first + lane, last_k));
+    if (T::TWO) next1 = __ldg(ws1 + min(k.first + lane, last_k));
+  };
   fp8_ring<T::STAGES> r;
   fp8_walk<T> walk(p);
-  while (walk.go(p, k.column)) {
-    if (T::KS == 1 && walk.m0 + wg * T::WG_ROWS >= walk.end) {  // nothing of this warpgroup's rows is there: let the stages pass
+  bool more = walk.go(p, k.column);
+  if (more) scales_of(walk);
+  while (more) {
+    const int m0 = walk.m0, n0 = walk.n0, end = walk.end;
+    if (T::KS == 1 && m0 + wg * T::WG_ROWS >= end) {  // nothing of this warpgroup's rows is there: let the stages pass
       for (int kb = k.first; kb < k.end; kb++, r.step()) {
         ti_mbar_wait(&full[r.at], r.parity);
-        for (int i = 0; i < T::MT; i++) turns.take(), turns.give();
         release(r.at);
       }
+      more = walk.go(p, k.column);
+      if (more) scales_of(walk);
       continue;
     }
-    // The scales of W, 32 blocks of K at a time, a lane each; the next 32 are on their way.
-    const float *ws = p.w_scale + walk.expert * p.scale_e;
-    const float *ws0 = ws + min(walk.n0 / 128, last_n) * p.scale_ld, *ws1 = ws + min(walk.n0 / 128 + 1, last_n) * p.scale_ld;
-    float w0 = 0, w1 = 0, next0 = __ldg(ws0 + min(k.first + lane, last_k)), next1 = T::TWO ? __ldg(ws1 + min(k.first + lane, last_k)) : 0;
-    float sum[T::MT][T::BN / 2], acc[T::BN / 2];
+    float w0 = 0, w1 = 0, sum[T::MT][T::BN / 2], acc[T::BN / 2];
 #pragma unroll
     for (int i = 0; i < T::MT; i++) {
 #pragma unroll
@@ -300,17 +299,13 @@ __device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, 
 #pragma unroll
         for (int i = 0; i < T::MT; i++) {
           const float sa0 = sa[i * 64], sa1 = sa[i * 64 + 8];
-          turns.take();
           ti_wgmma_hold(acc);
           ti_wgmma_fence();
 #pragma unroll
           for (int j = 0; j < 4; j++) {
             ti_wgmma_e4m3<T::BN>(acc, a + i * (64 * 128 / 16) + 2 * j, w + 2 * j, j > 0);
-            if (T::ORDER > 0 && T::ORDER < 4 && j == T::ORDER - 1) ti_wgmma_commit();
           }
           ti_wgmma_commit();
-          if (T::ORDER > 0 && T::ORDER < 4) ti_wgmma_wait<1>();
-          turns.give();
           ti_wgmma_hold(acc);
           ti_wgmma_wait<0>();
           ti_wgmma_hold(acc);
@@ -319,52 +314,53 @@ __device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, 
         }
       }
     };
-    if (T::TWO && walk.n0 % 128 == 64) {
+    if (T::TWO && n0 % 128 == 64) {
       multiply(fp8_const<8>());
     } else {
       multiply(fp8_const<16>());
     }
+    more = walk.go(p, k.column);
+    if (more) scales_of(walk);
+    char *box = smem + T::AT_BOX + warp * T::BOX_BYTES;
     if constexpr (T::KS > 1) {
       float part[T::MT][T::OUT / 2];
       fp8_reduce<T>(smem, sum, part, k.column, k.part);
-      fp8_store_tile<T>(boxes, part, out, walk.m0 + warp_row, walk.end, walk.n0 + k.part * T::OUT, turn);
+      fp8_store<T>(box, part, p, m0 + warp_row, end, n0 + k.part * T::OUT);
     } else {
-      fp8_store_tile<T>(boxes, sum, out, walk.m0 + warp_row, walk.end, walk.n0, turn);
+      fp8_store<T>(box, sum, p, m0 + warp_row, end, n0);
     }
   }
-  if (lane == 0) ti_tma_store_wait<0>();
 }
 
 template <class T>
-__global__ void __launch_bounds__(384, 1)
-    fp8_tile_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap s,
-                    const __grid_constant__ CUtensorMap out, const __grid_constant__ fp8_problem p) {
+__global__ void __launch_bounds__(384, 1) fp8_tile_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap w,
+                                                          const __grid_constant__ CUtensorMap s, const __grid_constant__ fp8_problem p) {
   extern __shared__ __align__(1024) char smem[];
-  uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
   const int wg = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  fp8_loader<T> loader(smem, a, w, s, p);
   if (threadIdx.x == 256) {
-    ti_tma_prefetch_map(&a);
-    ti_tma_prefetch_map(&w);
-    ti_tma_prefetch_map(&s);
-    ti_tma_prefetch_map(&out);
-  }
-  if (threadIdx.x == 0) {
     for (int i = 0; i < T::STAGES; i++) {
-      ti_mbar_init(&full[i], 1);
-      ti_mbar_init(&empty[i], T::CL * 8);  // the consumers' warps of all blocks of the cluster
+      ti_mbar_init(&loader.full[i], 1);
+      ti_mbar_init(&loader.empty[i], T::CL * 8);  // the math warps of the blocks that share rows
     }
     ti_fence_mbar_init();
+    ti_fence_proxy_async();
+    loader.begin();
   }
+  __syncwarp();
   if constexpr (T::CL * T::KS > 1) {
     ti_cluster_sync();
   } else {
     __syncthreads();
   }
   ti_griddep_launch();
-  if (T::GROUPED) ti_griddep_wait();
+  if (T::GROUPED) ti_griddep_wait();  // count and offset
   if (wg == 2) {
     ti_reg_dealloc<40>();
-    if (threadIdx.x == 256) fp8_produce<T>(smem, a, w, s, p);
+    if (threadIdx.x == 256) {
+      ti_griddep_wait();
+      loader.run();
+    }
     if constexpr (T::KS > 1) {  // the two barriers of fp8_reduce
       __syncwarp();
       ti_cluster_sync();
@@ -372,7 +368,7 @@ __global__ void __launch_bounds__(384, 1)
     }
   } else {
     ti_reg_alloc<232>();
-    fp8_consume<T>(smem, out, p, wg);
+    fp8_consume<T>(smem, p, wg);
   }
   __syncwarp();
   if constexpr (T::CL > 1 && T::KS == 1) ti_cluster_sync();  // a peer may still arrive at this block's barriers
@@ -380,18 +376,15 @@ __global__ void __launch_bounds__(384, 1)
 
 // Host: the tensor maps and the launch, on one block an SM or fewer. rows: of a, out and a_scale [ceil(k / 128), rows rounded up to 4].
 template <class T>
-ti_status fp8_launch(ti_dev *d, const char *op, const fp8_problem &p, void *out, int64_t ldo, const void *q, const float *scale, const void *w,
-                     int rows) {
-  CUtensorMap map_a, map_w, map_s, map_out;
+ti_status fp8_launch(ti_dev *d, const char *op, const fp8_problem &p, const void *q, const float *scale, const void *w, int rows) {
+  CUtensorMap map_a, map_w, map_s;
   const int n_k = (p.k + 127) / 128, n_expert = T::GROUPED ? p.n_expert : 1;
-  const int64_t a_dim[] = {p.k, rows}, w_dim[] = {p.k, p.n, n_expert}, s_dim[] = {rows, n_k}, out_dim[] = {p.n, rows};
-  const int64_t a_ld[] = {p.k}, w_ld[] = {p.k, (int64_t)p.n * p.k}, s_ld[] = {(rows + 3) / 4 * 4}, out_ld[] = {ldo};
-  const int a_box[] = {128, T::BM / T::CL}, w_box[] = {128, T::BN, 1}, s_box[] = {T::BM, 1}, out_box[] = {T::BOX, 16};
-  const ti_tma_swizzle swizzle = T::BOX == 64 ? TI_TMA_128B : T::BOX == 32 ? TI_TMA_64B : TI_TMA_32B;
+  const int64_t a_dim[] = {p.k, rows}, w_dim[] = {p.k, p.n, n_expert}, s_dim[] = {rows, n_k};
+  const int64_t a_ld[] = {p.k}, w_ld[] = {p.k, (int64_t)p.n * p.k}, s_ld[] = {(rows + 3) / 4 * 4};
+  const int a_box[] = {128, T::BM / T::CL}, w_box[] = {128, T::BN, 1}, s_box[] = {T::BM, 1};
   if (ti_tensor_map_2d(&map_a, TI_TMA_U8, q, a_dim, a_ld, a_box, TI_TMA_128B) != TI_OK ||
       ti_tensor_map_3d(&map_w, TI_TMA_U8, w, w_dim, w_ld, w_box, TI_TMA_128B) != TI_OK ||
-      ti_tensor_map_2d(&map_s, TI_TMA_F32, scale, s_dim, s_ld, s_box, TI_TMA_PLAIN) != TI_OK ||
-      ti_tensor_map_2d(&map_out, TI_TMA_BF16, out, out_dim, out_ld, out_box, swizzle) != TI_OK) {
+      ti_tensor_map_2d(&map_s, TI_TMA_F32, scale, s_dim, s_ld, s_box, TI_TMA_PLAIN) != TI_OK) {
     return TI_ERR_ARG;
   }
   static uint64_t ready;  // devices on which the kernel may use its shared memory
@@ -414,7 +407,7 @@ ti_status fp8_launch(ti_dev *d, const char *op, const fp8_problem &p, void *out,
   c.stream = d->stream;
   c.attrs = attr;
   c.numAttrs = d->pdl ? 2 : 1;
-  cudaLaunchKernelEx(&c, fp8_tile_kernel<T>, map_a, map_w, map_s, map_out, p);
+  cudaLaunchKernelEx(&c, fp8_tile_kernel<T>, map_a, map_w, map_s, p);
   return ti_cuda_check(d, op);
 }
 #endif
