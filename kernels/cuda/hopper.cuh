@@ -70,6 +70,11 @@ TI_DEV uint32_t ti_mapa(uint32_t a, uint32_t rank) {
   return r;
 }
 
+// 16 bytes into a block's shared memory (an address by ti_mapa); a cluster barrier makes them seen.
+TI_DEV void ti_store_at(uint32_t at, float a, float b, float c, float d) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
+
 // Orders this thread's ordinary shared-memory writes before what TMA and wgmma read (then a barrier).
 TI_DEV void ti_fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Makes mbarrier inits visible to the cluster's blocks and to TMA (then a block or cluster barrier).
@@ -241,10 +246,10 @@ TI_DEV uint64_t ti_wgmma_desc_of(const void *p, uint32_t leading_bytes, uint32_t
 #define TI_R80 TI_R72 ", %72, %73, %74, %75, %76, %77, %78, %79"
 #define TI_R88 TI_R80 ", %80, %81, %82, %83, %84, %85, %86, %87"
 #define TI_R96 TI_R88 ", %88, %89, %90, %91, %92, %93, %94, %95"
-#define TI_R128                                                                                      \
-  TI_R96                                                                                             \
-      ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
-      ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define TI_R128                                                                                  \
+  TI_R96                                                                                         \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define TI_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define TI_D8(i) TI_D4(i), TI_D4(i + 4)
 #define TI_D16(i) TI_D8(i), TI_D8(i + 8)

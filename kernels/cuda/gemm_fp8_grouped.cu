@@ -1,0 +1,21 @@
+// FP8 products of rows sorted by expert (prefill of a mixture of experts): the tile kernel with a walk over the experts' tiles. Counts and offsets
+// stay on the device: every block reads them and finds its own tiles, so that nobody waits for the host, and an expert without rows is one
+// comparison.
+#include "kernels/cuda/gemm_fp8.h"
+#include "kernels/cuda/gemm_fp8_tile.cuh"
+
+extern "C" ti_status ti_cuda_gemm_fp8_grouped(ti_dev *d, const ti_gemm_fp8_grouped_args *a) {
+  fp8_problem p = {};
+  p.w_scale = a->w_scale;
+  p.scale_ld = a->w_scale_ld;
+  p.scale_e = (a->n + 127) / 128 * a->w_scale_ld;
+  p.count = a->count;
+  p.offset = a->offset;
+  p.out = (__nv_bfloat16 *)a->out;
+  p.ldo = a->n;
+  p.n = a->n;
+  p.k = a->k;
+  p.n_expert = a->n_expert;
+  typedef fp8_tile<2, 128, 4, 2, 1, true> tall;
+  return fp8_launch<tall>(d, "gemm_fp8_grouped", p, a->q, a->scale, a->w, a->capacity);
+}
