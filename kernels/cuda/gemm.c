@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/gemm_fp8.h"
 #include "kernels/cuda/gemm_fp8_small.h"
 #include "kernels/cuda/gemm_tile.h"
 #include "kernels/cuda/gemv_bf16.h"
@@ -13,7 +14,7 @@
 
 #define FP8_BLOCK 128
 #define GEMV_ROWS 64        // beyond it cuBLASLt reads W fewer times
-#define FP8_SMALL_ROWS 128  // the same of FP8
+#define FP8_SMALL_ROWS 128  // the same of FP8: gemm_fp8.cu
 #define SILU_ROWS 64        // beyond it gate_up is two kernels
 
 // x quantised: codes, then scales.
@@ -88,14 +89,24 @@ static bool whole_blocks(const ti_weight *w) {
   return w->dtype == TI_E4M3 && w->block_n == FP8_BLOCK && w->block_k == FP8_BLOCK && w->n % 8 == 0 && w->k % 16 == 0;
 }
 
-// Both operands e4m3. The tensor-core kernels take whole 128x128 blocks and aligned rows.
+// Both operands e4m3. The tensor-core kernels take whole 128x128 blocks and aligned rows; the one for many rows writes plain bf16.
 static ti_status gemm_codes(ti_dev *d, const ti_gemm_args *a) {
   const ti_weight *w = a->w;
   if (!whole_blocks(w) || a->ldx % 16 != 0 || a->ldo % 8 != 0 || (((uintptr_t)a->x | (uintptr_t)a->out | (uintptr_t)a->x_scale) & 15) != 0)
     return tile(d, a);
-  if (!d->deterministic && a->m > FP8_SMALL_ROWS) {
-    const ti_status st = blas(d, a);
-    if (st != TI_ERR_UNSUPPORTED) return st;
+  const bool plain = a->out_dtype == TI_BF16 && !a->bias && !a->accumulate && (a->ldx == 0 || a->ldx == w->k);
+  if (!d->deterministic && a->m > FP8_SMALL_ROWS && plain) {
+    const ti_gemm_fp8_args g = {.out = a->out,
+                                .q = a->x,
+                                .scale = a->x_scale,
+                                .w = w->data,
+                                .w_scale = w->scale,
+                                .ldo = a->ldo ? a->ldo : w->n,
+                                .w_scale_ld = w->scale_ld,
+                                .m = a->m,
+                                .n = (int)w->n,
+                                .k = (int)w->k};
+    return ti_cuda_gemm_fp8(d, &g);
   }
   const ti_fp8_small_args s = {.out = a->out,
                                .x = a->x,

@@ -41,13 +41,15 @@ const ti_kernels *cf_next(const ti_kernels *k) {
   return NULL;
 }
 
-cf_dev *cf_open(const ti_kernels *k, ti_act_quant q, int threads) {
+cf_dev *cf_open(const ti_kernels *k, ti_act_quant q, int threads) { return cf_open_as(k, q, threads, true); }
+
+cf_dev *cf_open_as(const ti_kernels *k, ti_act_quant q, int threads, bool deterministic) {
   cf_dev *d = calloc(1, sizeof *d);
   cr_assert(d);
   d->k = k;
   d->bf16 = k->act == TI_BF16;
   ti_error err = {0};
-  const ti_dev_options o = {.threads = threads, .act_quant = q, .deterministic = true};
+  const ti_dev_options o = {.threads = threads, .act_quant = q, .deterministic = deterministic};
   cr_assert_eq(k->open(&o, &d->d, &err), TI_OK, "%s: open: %s", k->name, err.text);
   cf_ok(d, "reserve", k->reserve(d->d, CF_MAX_ROW, CF_MAX_K, 1024, CF_MAX_VOCAB));
   return d;

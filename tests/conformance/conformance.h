@@ -32,7 +32,8 @@ typedef struct cf_dev {
 #define CF_MAX_K 4096
 #define CF_MAX_VOCAB 4096
 
-cf_dev *cf_open(const ti_kernels *k, ti_act_quant q, int threads);
+cf_dev *cf_open(const ti_kernels *k, ti_act_quant q, int threads);  // deterministic
+cf_dev *cf_open_as(const ti_kernels *k, ti_act_quant q, int threads, bool deterministic);
 void cf_reset(cf_dev *d);  // frees the memory, keeps the device
 void cf_close(cf_dev *d);
 

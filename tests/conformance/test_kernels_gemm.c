@@ -305,6 +305,51 @@ Test(gemm, fp8_activations_match_the_product_of_what_was_quantised) {
   }
 }
 
+// Kernels that a device picks by the number of rows when it need not be deterministic: into fp32 with bias and accumulate, and plainly into act.
+static void free_once(cf_dev *d, ti_dtype t, ti_act_quant q, int n, int k, int m) {
+  const ti_weight_src src = cf_weight_src(d, t, n, k, 0, 0, (uint64_t)(n + k));
+  ti_weight w;
+  if (!cf_weight(d, &src, 1, 0, &w)) return;
+  const size_t mn = (size_t)(m * n);
+  const float *x = cf_floats(d, (size_t)(m * k), 31, 1.0f), *bias = cf_floats(d, (size_t)n, 32, 1.0f), *old = cf_floats(d, mn, 33, 1.0f);
+  double *want = cf_host(d, mn * sizeof *want), *mag = cf_host(d, mn * sizeof *mag);
+  const bool codes = q == TI_ACT_FP8 && t == TI_E4M3;
+  product(codes ? fp8_values(d, x, m, k) : widen(d, x, (size_t)(m * k)), cf_weight_values(d, &src), m, n, k, want, mag);
+  if (codes) cf_allow_fp8_sums(d, mag, mn, k);
+  const void *dx = cf_up_act(d, x, (size_t)(m * k));
+  void *out = cf_out_act(d, mn);
+  ti_gemm_args a = {.out = out, .x = dx, .w = &w, .m = m, .out_dtype = d->k->act};
+  char what[96];
+  snprintf(what, sizeof what, "gemm %s m %d n %d k %d, any kernel", ti_dtype_name(t), m, n, k);
+  cf_ok(d, what, d->k->gemm(d->d, &a));
+  cf_close_to(d, what, CF_GEMM, cf_down_act(d, out, mn), want, mag, mn);
+  a.out = cf_up(d, old, mn * sizeof *old);
+  a.out_dtype = TI_F32;
+  a.accumulate = true;
+  a.bias = cf_up(d, bias, (size_t)n * sizeof *bias);
+  cf_ok(d, what, d->k->gemm(d->d, &a));
+  for (size_t i = 0; i < mn; i++) {
+    want[i] += (double)bias[i % (size_t)n] + (double)old[i];
+    mag[i] += 8.0 * (fabs((double)bias[i % (size_t)n]) + fabs((double)old[i]));
+  }
+  cf_close_to(d, what, CF_GEMM, cf_down_f32(d, a.out, mn), want, mag, mn);
+}
+
+Test(gemm, kernels_chosen_by_the_number_of_rows_match_fp64) {
+  static const int rows[] = {1, 3, 16, 64, 65, 128, 129, 160}, shapes[][2] = {{128, 128}, {256, 512}, {200, 400}, {72, 1040}, {136, 264}, {64, 4096}};
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, gemm)
+    cf_dev *d = cf_open_as(k, TI_ACT_FP8, 3, false);
+    for (int s = 0; s < 6; s++) {
+      for (int i = 0; i < 8; i++, cf_reset(d)) {
+        free_once(d, TI_BF16, TI_ACT_FP8, shapes[s][0], shapes[s][1], rows[i]);
+        free_once(d, TI_E4M3, TI_ACT_FP8, shapes[s][0], shapes[s][1], rows[i]);
+      }
+    }
+    cf_close(d);
+  }
+}
+
 // |out - exact| <= sum over blocks of d / 2 * sum |w|: each code is off by half a step at most (docs/numerics.md), and fp32 rounding on top.
 Test(gemm, int8_activations_stay_inside_their_bound) {
   enum { M = 33, N = 65, K = 512 };

@@ -155,9 +155,9 @@ Test(gate_up, columns_stay_gate_then_up_and_the_fused_form_is_their_product) {
   static const int dims[] = {64, 128, 192, 256, 100, 1}, ms[] = {1, 5, 70};
   CF_EACH_BACKEND(k) {
     CF_SKIP_WITHOUT(k, gemm)
-    for (int a = 0; a < 2; a++) {
+    for (int a = 0; a < 3; a++) {
       const ti_act_quant q = a ? TI_ACT_FP8 : TI_ACT_NONE;
-      cf_dev *d = cf_open(k, q, 3);
+      cf_dev *d = cf_open_as(k, q, 3, a < 2);
       for (int i = 0; i < 6 * 3; i++) {
         const int dim = dims[i % 6], m = ms[i / 6];
         gate_up_once(d, q, TI_BF16, 0, dim, 128, m);
