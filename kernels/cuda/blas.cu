@@ -105,15 +105,21 @@ err_close:
   return st;
 }
 
-void ti_blas_close(ti_blas *b) {
-  if (!b) return;
-  for (int i = 0; b->plans && i < N_PLAN; i++) {
+static void drop_plans(ti_blas *b) {
+  for (int i = 0; i < N_PLAN; i++) {
     plan *p = &b->plans[i];
     if (p->desc) b->cublasLtMatmulDescDestroy_(p->desc);
     if (p->w) b->cublasLtMatrixLayoutDestroy_(p->w);
     if (p->x) b->cublasLtMatrixLayoutDestroy_(p->x);
     if (p->out) b->cublasLtMatrixLayoutDestroy_(p->out);
   }
+  memset(b->plans, 0, N_PLAN * sizeof *b->plans);
+  b->n_plan = 0;
+}
+
+void ti_blas_close(ti_blas *b) {
+  if (!b) return;
+  if (b->plans) drop_plans(b);
   free(b->plans);
   if (b->handle) b->cublasLtDestroy_(b->handle);
   if (b->workspace) cudaFree(b->workspace);
@@ -193,11 +199,10 @@ static plan *slot_of(ti_blas *b, const plan_key *k) {
   }
 }
 
-// NULL: the table is full. A plan that is not `supported` says so for good.
+// A plan that is not `supported` says so for good.
 static plan *plan_of(ti_blas *b, const plan_key *key) {
   plan *p = slot_of(b, key);
   if (p->used) return p;
-  if (b->n_plan >= N_PLAN * 3 / 4) return NULL;
   p->key = *key;
   p->used = true;
   b->n_plan++;
@@ -216,7 +221,7 @@ static plan *plan_of(ti_blas *b, const plan_key *key) {
     return p;
   }
   const plan *q = plan_of(b, &one);
-  if (!q || !q->supported) return p;
+  if (!q->supported) return p;
   p->algo = q->algo;
   cublasLtMatmulHeuristicResult_t r;
   p->supported = good(b, b->cublasLtMatmulAlgoCheck_(b->handle, p->desc, p->w, p->x, p->out, p->out, &p->algo, &r), "cublasLtMatmulAlgoCheck") &&
@@ -245,8 +250,9 @@ ti_status ti_blas_gemm(ti_blas *b, cudaStream_t stream, const ti_blas_args *a) {
   key.ldx = a->ldx ? a->ldx : a->k, key.ldo = a->ldo ? a->ldo : a->n;
   key.scale = a->scale, key.out_dtype = a->out_dtype, key.beta = a->accumulate || a->bias;
   key.aligned = (((uintptr_t)a->out | (uintptr_t)a->x | (uintptr_t)a->w) & 15) == 0;
+  if (b->n_plan + 2 > N_PLAN * 3 / 4) drop_plans(b);  // many numbers of rows: begin anew
   plan *p = plan_of(b, &key);
-  if (!p || !p->supported) return TI_ERR_UNSUPPORTED;
+  if (!p->supported) return TI_ERR_UNSUPPORTED;
   if (a->scale != TI_BLAS_NONE) {
     if (!set(b, p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &a->w_scale, sizeof a->w_scale) ||
         !set(b, p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &a->x_scale, sizeof a->x_scale)) {
