@@ -494,6 +494,8 @@ typedef struct ti_kernels {
   ti_status (*span_begin)(ti_dev *d, const char *name, int layer);
   ti_status (*span_end)(ti_dev *d);
   int (*spans)(ti_dev *d, ti_dev_span *out, int cap);
+  // The first failure's text: the op and the driver's word for it; "" when nothing failed. Lives as long as the device.
+  const char *(*last_error)(const ti_dev *d);
 } ti_kernels;
 
 const ti_kernels *ti_kernels_ref(void);

@@ -277,7 +277,7 @@ ti_status ti_engine_collect(ti_engine *e, ti_arena *arena, ti_step_result *out, 
   ti_status st = g->k->wait(e->dev, e->oldest);
   e->oldest = (e->oldest + 1) % e->depth;
   e->n_flight--;
-  if (st) return ti_error_set(err, st, "the device's work: %s", ti_status_text(st));
+  if (st) return ti_error_set(err, st, "the device's work: %s", g->k->last_error ? g->k->last_error(e->dev) : ti_status_text(st));
   st = ti_flight_land(f, &e->slots, e->cfg.model, arena, &rows, err);
   if (!st && g->w.mtp && (f->n_token || g->exchange)) st = run_mtp(e, f, arena, err);
   ti_graph_doing(g, "waiting for a plan");

@@ -200,6 +200,21 @@ Test(device, memory_is_told_and_too_much_is_refused) {
   }
 }
 
+// More blocks than a launch may have: refused by the driver before anything runs; the device goes on.
+Test(device, a_launch_that_fails_is_named) {
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, last_error)
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 1);
+    void *p = cf_out_act(d, 64);
+    cr_assert(k->last_error(d->d)[0] == 0, "%s: %s", k->name, k->last_error(d->d));
+    const ti_silu_mul_args a = {.out = p, .gate_up = p, .n_row = 1, .dim = 8 * 256 * 70000};
+    cr_assert_eq(k->silu_mul(d->d, &a), TI_ERR_INTERNAL);
+    cr_assert(strstr(k->last_error(d->d), "silu_mul"), "%s: %s", k->name, k->last_error(d->d));
+    cf_ok(d, "sync", k->sync(d->d));
+    cf_close(d);
+  }
+}
+
 Test(device, a_gpu_that_is_not_there_is_named) {
   const ti_kernels *k = ti_kernels_find("cuda");
   if (!k) {
