@@ -122,18 +122,41 @@ static void keep_states(void *arg, const char *what, int layer, const void *data
   memcpy(s->v + (size_t)layer * (size_t)n_row * (size_t)dim, data, (size_t)n_row * (size_t)dim * sizeof *s->v);
 }
 
-static states states_of(const fixture *f, const char *backend, ti_coll *self, const uint32_t *ids, uint32_t n) {
-  states s = {.n_layer = f->cfg.n_layer, .n_row = (int)n};
-  s.v = calloc((size_t)(s.n_layer + 1) * n * (size_t)f->cfg.hidden, sizeof *s.v);
+// Of a step that prefills ids `copies` times.
+static states states_of(const fixture *f, const char *backend, ti_coll *self, const uint32_t *ids, uint32_t n, uint32_t copies) {
+  states s = {.n_layer = f->cfg.n_layer, .n_row = (int)(n * copies)};
+  s.v = calloc((size_t)(s.n_layer + 1) * n * copies * (size_t)f->cfg.hidden, sizeof *s.v);
   engine_spec spec = spec_of(backend, self, 64);
+  spec.max_seqs = copies;
+  spec.max_rows = n * copies;
   spec.tap = keep_states;
   spec.tap_arg = &s;
   ti_engine *e = fixture_engine(f, &spec);
-  drive_seq q = {.prompt = ids, .n_prompt = n, .max_tokens = 1, .sampling = drive_greedy()};
-  if (!e || drive_run(e, &q, 1, &(drive_options){.batch = 1})) exit(1);
-  drive_free(&q, 1);
+  drive_seq *q = calloc(copies, sizeof *q);
+  for (uint32_t i = 0; i < copies; i++) q[i] = (drive_seq){.prompt = ids, .n_prompt = n, .max_tokens = 1, .sampling = drive_greedy()};
+  if (!e || drive_run(e, q, copies, &(drive_options){.batch = copies})) exit(1);
+  drive_free(q, copies);
+  free(q);
   ti_engine_destroy(e);
   return s;
+}
+
+// The same prompt alone and with 31 others in a step: the bits of a row do not depend on how many there are, nor on where it stands.
+static void check_width(const fixture *f, const char *backend, ti_coll *self) {
+  enum { COPIES = 32 };
+  uint32_t n, *ids = fixture_ids(f, 0, "prompt_ids", &n);
+  const states a = states_of(f, backend, self, ids, n, 1), b = states_of(f, backend, self, ids, n, COPIES);
+  const size_t row = (size_t)n * (size_t)a.dim;
+  int other = 0, layer = -1, copy = -1;
+  for (int l = 0; l <= a.n_layer; l++)
+    for (int c = 0; c < COPIES; c++) {
+      if (!memcmp(a.v + (size_t)l * row, b.v + ((size_t)l * COPIES + (size_t)c) * row, row * sizeof *a.v)) continue;
+      if (!other++) layer = l, copy = c;
+    }
+  check(other == 0, "hidden states of %u rows alone and of %d times as many: %d layers and copies differ in bits, the first in layer %d, copy %d", n, COPIES, other, layer, copy);
+  free(a.v);
+  free(b.v);
+  free(ids);
 }
 
 static void check_long(const fixture *f, const char *backend, ti_coll *self) {
@@ -146,7 +169,7 @@ static void check_long(const fixture *f, const char *backend, ti_coll *self) {
       free(v);
     }
   }
-  const states a = states_of(f, "cpu", self, ids, len), b = states_of(f, backend, self, ids, len);
+  const states a = states_of(f, "cpu", self, ids, len, 1), b = states_of(f, backend, self, ids, len, 1);
   double worst = 0, scale = 0;
   int bad = 0, first = -1, at = -1;
   for (int l = 0; l <= a.n_layer; l++)
@@ -439,6 +462,7 @@ int main(int argc, char **argv) {
   if (fixture_open(&f, argv[1]) || ti_coll_self_create(&self)) return 1;
   check_hidden(&f, argv[2], self);
   if (strcmp(argv[2], "cpu") && !quick) check_long(&f, argv[2], self);
+  check_width(&f, argv[2], self);
   check_greedy(&f, argv[2], self, quick);
   if (!quick) check_forced(&f, argv[2], self);
   if (!strcmp(argv[2], "late")) check_codes(&f, argv[2], self);
