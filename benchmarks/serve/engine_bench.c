@@ -23,7 +23,7 @@ typedef struct options {
   const char *model, *device, *batch, *prefill, *quantization, *kv;
   uint32_t input, output, budget, page, flight, threads;
   float temperature;
-  bool deterministic, eager, busy;
+  bool deterministic, eager, busy, calls;
 } options;
 
 typedef struct seq {
@@ -73,18 +73,37 @@ static void watch_drain(void) {
     }
 }
 
+// Host time of the calls that a step makes outside its recorded layers.
+#define CALLS(X) X(feed, ti_feed_args) X(permute, ti_permute_args) X(gemm, ti_gemm_args) X(sample, ti_sample_args) X(tokens, ti_token_args)
+enum { CALL_UPLOAD, CALL_DOWNLOAD, CALL_LAUNCH, CALL_MARK, CALL_feed, CALL_permute, CALL_gemm, CALL_sample, CALL_tokens, N_CALL };
+static const char *const call_name[N_CALL] = {"upload", "download", "graph launch", "mark", "feed", "permute", "gemm", "sample", "tokens"};
+static uint64_t call_ns[N_CALL];
+
+#define TIMED(call, expression)         \
+  do {                                  \
+    const uint64_t t0 = ti_mono_ns();   \
+    const ti_status st = (expression);  \
+    call_ns[call] += ti_mono_ns() - t0; \
+    return st;                          \
+  } while (0)
+#define TIMED_OP(name, type) \
+  static ti_status watch_##name(ti_dev *d, const type *a) { TIMED(CALL_##name, watch.in->name(d, a)); }
+CALLS(TIMED_OP)
+static ti_status watch_download(ti_dev *d, void *host, const void *src, size_t n) { TIMED(CALL_DOWNLOAD, watch.in->download(d, host, src, n)); }
+static ti_status watch_launch(ti_dev *d, ti_dev_graph *g) { TIMED(CALL_LAUNCH, watch.in->graph_launch(d, g)); }
+
 static ti_status watch_upload(ti_dev *d, void *dst, const void *host, size_t n) {
   if (!watch.open && watch.counting) {
     watch.open = true;
     (void)!watch.in->span_begin(d, "bench step", -1);
   }
-  return watch.in->upload(d, dst, host, n);
+  TIMED(CALL_UPLOAD, watch.in->upload(d, dst, host, n));
 }
 
 static ti_status watch_mark(ti_dev *d, int i) {
   if (watch.open) (void)!watch.in->span_end(d);
   watch.open = false;
-  return watch.in->mark(d, i);
+  TIMED(CALL_MARK, watch.in->mark(d, i));
 }
 
 static ti_status watch_open(const ti_dev_options *o, ti_dev **out, ti_error *err) {
@@ -100,6 +119,10 @@ static const ti_kernels *watched(const ti_kernels *k, bool wanted) {
   watch.k.open = watch_open;
   watch.k.upload = watch_upload;
   watch.k.mark = watch_mark;
+  watch.k.download = watch_download;
+  watch.k.graph_launch = watch_launch;
+#define SET(name, type) watch.k.name = watch_##name;
+  CALLS(SET)
   return &watch.k;
 }
 
@@ -214,6 +237,7 @@ static int decode(bench *b, uint32_t batch) {
   b->submit_ns = b->collect_ns = b->tokens = b->n_step = 0;
   watch.counting = watch.in != NULL;
   watch.idle_ns = watch.busy_ns = watch.last_end = 0;
+  memset(call_ns, 0, sizeof call_ns);
   const uint64_t t0 = ti_mono_ns();
   if (run(b, o->output, UINT32_MAX) || drain(b)) return 1;
   const double s = (double)(ti_mono_ns() - t0) * 1e-9, step = s / (double)b->n_step;
@@ -224,6 +248,9 @@ static int decode(bench *b, uint32_t batch) {
          (double)b->collect_ns / (double)b->n_step * 1e-3);
   if (watch.busy_ns) printf("  device idle %.1f %%", 100.0 * (double)watch.idle_ns / (double)(watch.idle_ns + watch.busy_ns));
   printf("  ids %016" PRIx64 "\n", b->seq[0].hash);
+  for (int i = 0; i < N_CALL && o->calls; i++)
+    printf("%s%s %.1f", i ? ", " : "         host us: ", call_name[i], (double)call_ns[i] / (double)b->n_step * 1e-3);
+  if (o->calls) printf("\n");
   return 0;
 }
 
@@ -326,6 +353,8 @@ static int parse(int argc, char **argv, options *o) {
       o->deterministic = true;
     } else if (strcmp(argv[i], "--enforce-eager") == 0) {
       o->eager = true;
+    } else if (strcmp(argv[i], "--calls") == 0) {
+      o->calls = true;
     } else if (strcmp(argv[i], "--no-idle") == 0) {
       o->busy = false;
     } else {

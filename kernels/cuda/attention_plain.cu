@@ -38,7 +38,7 @@ static __global__ void __launch_bounds__(32 * WARPS) plain_kernel(plain_args a) 
   ti_pdl_wait();
   const int row = blockIdx.x, head = blockIdx.y, dim = a.l.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int s = a.seq[row], place = a.place[row], own0 = a.place[a.row0[s]], own1 = own0 + a.row0[s + 1] - a.row0[s], kv_head = head / a.group;
-  const uint64_t mask = a.mask ? a.mask[row] : ~0ull;
+  const uint64_t mask = a.mask ? a.mask[row] : 0;  // of at most 64 rows
   int lo = a.first ? a.first[s] : 0;
   if (a.window > 0) lo = max(lo, place - a.window + 1);
   lo = max(lo, 0);
@@ -51,7 +51,7 @@ static __global__ void __launch_bounds__(32 * WARPS) plain_kernel(plain_args a) 
     acc[i] = 0.0f;
   }
   for (int p = lo / WARPS * WARPS + warp; p < hi; p += WARPS) {
-    if (p < lo || (p >= own0 && p < own1 && !(mask >> (p - own0) & 1))) continue;
+    if (p < lo || (a.mask && p >= own0 && p < own1 && !(mask >> (p - own0) & 1))) continue;
     const int slot = p % a.l.page_tokens;
     const uint8_t *page =
         a.kv + (size_t)a.table[(int64_t)s * a.table_stride + p / a.l.page_tokens] * a.l.page_bytes + (size_t)a.layer * a.l.layer_bytes;

@@ -109,6 +109,86 @@ static void check_hidden(const fixture *f, const char *backend, ti_coll *self) {
         ROUTE_TOL);
 }
 
+// Every layer's hidden states along a long prompt, against the cpu's: rows, not a choice of them.
+typedef struct states {
+  float *v;  // [n_layer + 1][n_row][dim]
+  int n_layer, n_row, dim;
+} states;
+
+static void keep_states(void *arg, const char *what, int layer, const void *data, int n_row, int dim) {
+  states *s = arg;
+  if (strcmp(what, "hidden") != 0 || layer > s->n_layer || n_row != s->n_row) return;
+  s->dim = dim;
+  memcpy(s->v + (size_t)layer * (size_t)n_row * (size_t)dim, data, (size_t)n_row * (size_t)dim * sizeof *s->v);
+}
+
+// Of a step that prefills ids `copies` times.
+static states states_of(const fixture *f, const char *backend, ti_coll *self, const uint32_t *ids, uint32_t n, uint32_t copies) {
+  states s = {.n_layer = f->cfg.n_layer, .n_row = (int)(n * copies)};
+  s.v = calloc((size_t)(s.n_layer + 1) * n * copies * (size_t)f->cfg.hidden, sizeof *s.v);
+  engine_spec spec = spec_of(backend, self, 64);
+  spec.max_seqs = copies;
+  spec.max_rows = n * copies;
+  spec.tap = keep_states;
+  spec.tap_arg = &s;
+  ti_engine *e = fixture_engine(f, &spec);
+  drive_seq *q = calloc(copies, sizeof *q);
+  for (uint32_t i = 0; i < copies; i++) q[i] = (drive_seq){.prompt = ids, .n_prompt = n, .max_tokens = 1, .sampling = drive_greedy()};
+  if (!e || drive_run(e, q, copies, &(drive_options){.batch = copies})) exit(1);
+  drive_free(q, copies);
+  free(q);
+  ti_engine_destroy(e);
+  return s;
+}
+
+// The same prompt alone and with 31 others in a step: the bits of a row do not depend on how many there are, nor on where it stands.
+static void check_width(const fixture *f, const char *backend, ti_coll *self) {
+  enum { COPIES = 32 };
+  uint32_t n, *ids = fixture_ids(f, 0, "prompt_ids", &n);
+  const states a = states_of(f, backend, self, ids, n, 1), b = states_of(f, backend, self, ids, n, COPIES);
+  const size_t row = (size_t)n * (size_t)a.dim;
+  int other = 0, layer = -1, copy = -1;
+  for (int l = 0; l <= a.n_layer; l++)
+    for (int c = 0; c < COPIES; c++) {
+      if (!memcmp(a.v + (size_t)l * row, b.v + ((size_t)l * COPIES + (size_t)c) * row, row * sizeof *a.v)) continue;
+      if (!other++) layer = l, copy = c;
+    }
+  check(other == 0, "hidden states of %u rows alone and of %d times as many: %d layers and copies differ in bits, the first in layer %d, copy %d", n, COPIES, other, layer, copy);
+  free(a.v);
+  free(b.v);
+  free(ids);
+}
+
+static void check_long(const fixture *f, const char *backend, ti_coll *self) {
+  uint32_t n, ids[1024], len = 0;
+  for (size_t i = 0; i < 8 && len < 300; i++) {
+    const char *keys[] = {"prompt_ids", "greedy_ids"};
+    for (int k = 0; k < 2; k++) {
+      uint32_t *v = fixture_ids(f, i, keys[k], &n);
+      for (uint32_t j = 0; j < n && len < 300; j++) ids[len++] = v[j];
+      free(v);
+    }
+  }
+  const states a = states_of(f, "cpu", self, ids, len, 1), b = states_of(f, backend, self, ids, len, 1);
+  double worst = 0, scale = 0;
+  int bad = 0, first = -1, at = -1;
+  for (int l = 0; l <= a.n_layer; l++)
+    for (int r = 0; r < a.n_row; r++) {
+      double row = 0;
+      const size_t base = ((size_t)l * (size_t)a.n_row + (size_t)r) * (size_t)a.dim;
+      for (int i = 0; i < a.dim; i++) {
+        row = fmax(row, isnan(b.v[base + (size_t)i]) ? INFINITY : fabs((double)a.v[base + (size_t)i] - b.v[base + (size_t)i]));
+        scale = fmax(scale, fabs((double)a.v[base + (size_t)i]));
+      }
+      if (row > bound.hidden && first < 0) first = r, at = l;
+      bad += row > bound.hidden;
+      worst = fmax(worst, row);
+    }
+  check(bad == 0, "hidden states of %u rows: worst %.2e (bound %.0e, values up to %.1f), %d beyond it, the first in layer %d, row %d", len, worst, bound.hidden, scale, bad, at, first);
+  free(a.v);
+  free(b.v);
+}
+
 // One configuration: golden ids, and the bits of `first` (its ids and logprobs), which the first call fills.
 typedef struct variant { uint32_t page, chunk, batch, preempt, micro; int threads; bool scatter; uint32_t max_draft, flight; bool eager; } variant;
 
@@ -381,6 +461,8 @@ int main(int argc, char **argv) {
   ti_coll *self;
   if (fixture_open(&f, argv[1]) || ti_coll_self_create(&self)) return 1;
   check_hidden(&f, argv[2], self);
+  if (strcmp(argv[2], "cpu") && !quick) check_long(&f, argv[2], self);
+  check_width(&f, argv[2], self);
   check_greedy(&f, argv[2], self, quick);
   if (!quick) check_forced(&f, argv[2], self);
   if (!strcmp(argv[2], "late")) check_codes(&f, argv[2], self);
