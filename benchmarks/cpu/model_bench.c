@@ -1,6 +1,6 @@
 // model_bench: an engine alone, without a server: what llama-bench is to llama.cpp.
 //
-//   model_bench [--model PATH] [--threads N] [--backend NAME] [--prompt N] [--gen N] [--seqs N] [--reps N] [--pin 0|1] [--json FILE]
+//   model_bench [--model PATH] [--threads N] [--backend NAME] [--prompt N] [--gen N] [--seqs N] [--reps N] [--table 0|1] [--json FILE]
 //
 // prefill: one prompt of N ids, one token. decode: N tokens after one of prompt, at one stream and at --seqs. Then the step table: the same again
 // with every op of the kernel table timed (an op's name is timed where it is called, so the table's sum and the untimed runs tell what the timing
@@ -18,7 +18,7 @@ enum { MAX_SEQ = 64, MAX_LEN = 4096, MAX_LINE = 64, READ_BYTES = 256 << 20, FMA_
 
 typedef struct options {
   const char *model, *backend, *json;
-  long threads, prompt, gen, seqs, reps, pin;
+  long threads, prompt, gen, seqs, reps, table;
 } options;
 
 // ---- the table of ops, timed ----
@@ -71,10 +71,11 @@ static ti_status timed_grouped_gemm(ti_dev *d, const ti_grouped_gemm_args *a) {
 #define PLAIN_OPS(X)                                                                                                              \
   X(embed, ti_embed_args)                                                                                                         \
   X(rmsnorm, ti_rmsnorm_args)                                                                                                     \
-  X(rope, ti_rope_args) X(kv_append, ti_kv_append_args) X(gemm_heads, ti_gemm_heads_args) X(silu_mul, ti_silu_mul_args)           \
-      X(attention, ti_attention_args) X(mla_attention, ti_mla_attention_args) X(add, ti_add_args) X(router, ti_router_args)       \
-          X(moe_sort, ti_moe_sort_args) X(permute, ti_permute_args) X(unpermute, ti_unpermute_args) X(penalties, ti_penalty_args) \
-              X(logprobs, ti_logprob_args) X(sample, ti_sample_args)
+  X(rope, ti_rope_args)                                                                                                           \
+  X(kv_append, ti_kv_append_args) X(gemm_heads, ti_gemm_heads_args) X(silu_mul, ti_silu_mul_args) X(attention, ti_attention_args) \
+      X(mla_attention, ti_mla_attention_args) X(add, ti_add_args) X(router, ti_router_args) X(moe_sort, ti_moe_sort_args)         \
+          X(permute, ti_permute_args) X(unpermute, ti_unpermute_args) X(penalties, ti_penalty_args) X(logprobs, ti_logprob_args)  \
+              X(sample, ti_sample_args)
 #define TIMED(op, args)                                   \
   static ti_status timed_##op(ti_dev *d, const args *a) { \
     const uint64_t t0 = ti_mono_ns();                     \
@@ -161,24 +162,21 @@ static ti_engine *make_engine(const bench *b, const ti_kernels *k) {
   bool blocks = false;
   ti_tensor t;
   for (int i = 0; i < b->ckpt->ops->count(b->ckpt); i++) blocks |= !b->ckpt->ops->at(b->ckpt, i, &t) && ti_dtype_block(t.dtype) > 1;
-  int cpus[1024];
-  for (int i = 0; i < 1024; i++) cpus[i] = i;
   const uint32_t len = (uint32_t)(b->o->prompt > b->o->gen ? b->o->prompt : b->o->gen) + 32;
-  const ti_engine_config c = {
-      .model = &b->cfg,
-      .ckpt = b->ckpt,
-      .kernels = k,
-      .dev = {.threads = (int)b->o->threads, .cpus = b->o->pin ? cpus : NULL, .act_quant = blocks ? TI_ACT_INT8 : TI_ACT_NONE},
-      .mesh = {1, 1, 1, 1, 1},
-      .tp = b->self,
-      .world = b->self,
-      .max_num_seqs = (uint32_t)b->o->seqs,
-      .max_num_batched_tokens = 512,
-      .max_model_len = len,
-      .page_tokens = 16,
-      .kv_dtype = TI_F32,
-      .kv_bytes = 1ull << 30,
-      .deterministic = true};
+  const ti_engine_config c = {.model = &b->cfg,
+                              .ckpt = b->ckpt,
+                              .kernels = k,
+                              .dev = {.threads = (int)b->o->threads, .act_quant = blocks ? TI_ACT_INT8 : TI_ACT_NONE},
+                              .mesh = {1, 1, 1, 1, 1},
+                              .tp = b->self,
+                              .world = b->self,
+                              .max_num_seqs = (uint32_t)b->o->seqs,
+                              .max_num_batched_tokens = 512,
+                              .max_model_len = len,
+                              .page_tokens = 16,
+                              .kv_dtype = TI_F32,
+                              .kv_bytes = 1ull << 30,
+                              .deterministic = true};
   ti_error err = {0};
   ti_engine *e = NULL;
   if (ti_engine_create(&c, &e, &err)) fprintf(stderr, "model_bench: %s\n", err.text);
@@ -213,7 +211,7 @@ static int by_value(const void *a, const void *b) {
 static double median_rate(const bench *b, ti_engine *e, const shape *s) {
   double rate[101];
   const long reps = b->o->reps;
-  for (long i = -1; i < reps; i++) {
+  for (long i = reps > 1 ? -1 : 0; i < reps; i++) {
     const double t = run(e, &b->cfg, s->seqs, s->prompt, s->tokens);
     if (t <= 0) return -1;
     if (i >= 0) rate[i] = (s->tokens > 1 ? (double)s->seqs * s->tokens : (double)s->prompt) / t;
@@ -261,12 +259,21 @@ static int step_table(const bench *b, ti_engine *e, const shape *s, const limits
   return 0;
 }
 
+static int print_tables(const bench *b, const ti_kernels *k, const shape *shapes, int n, const limits *l) {
+  const ti_kernels timed = timed_table(k);
+  ti_engine *e = make_engine(b, &timed);
+  int bad = !e;
+  for (int i = 0; !bad && i < n; i++) bad = step_table(b, e, &shapes[i], l);
+  ti_engine_destroy(e);
+  return bad;
+}
+
 static int parse(int argc, char **argv, options *o) {
   const struct {
     const char *name;
     long *v, lo, hi;
   } longs[] = {{"--threads", &o->threads, 1, 256}, {"--prompt", &o->prompt, 1, MAX_LEN}, {"--gen", &o->gen, 2, MAX_LEN},
-               {"--seqs", &o->seqs, 1, MAX_SEQ},   {"--reps", &o->reps, 1, 101},         {"--pin", &o->pin, 0, 1}};
+               {"--seqs", &o->seqs, 1, MAX_SEQ},   {"--reps", &o->reps, 1, 101},         {"--table", &o->table, 0, 1}};
   for (int i = 1; i + 1 < argc; i += 2) {
     bool known = true;
     if (!strcmp(argv[i], "--model")) {
@@ -289,7 +296,7 @@ static int parse(int argc, char **argv, options *o) {
 }
 
 int main(int argc, char **argv) {
-  options o = {.model = "models/titan-tiny-dense", .backend = "cpu", .threads = 2, .prompt = 512, .gen = 128, .seqs = 8, .reps = 5};
+  options o = {.model = "models/titan-tiny-dense", .backend = "cpu", .threads = 2, .prompt = 512, .gen = 128, .seqs = 8, .reps = 5, .table = 1};
   if (parse(argc, argv, &o)) return 2;
   bench b = {.o = &o};
   ti_error err = {0};
@@ -314,11 +321,7 @@ int main(int argc, char **argv) {
     fflush(stdout);
   }
   ti_engine_destroy(e);
-  const ti_kernels timed = timed_table(k);
-  if (!(e = make_engine(&b, &timed))) return 1;
-  for (int i = 0; i < n_shape; i++)
-    if (step_table(&b, e, &shapes[i], &l)) return 1;
-  ti_engine_destroy(e);
+  if (o.table && print_tables(&b, k, shapes, n_shape, &l)) return 1;
   FILE *f = o.json ? fopen(o.json, "w") : NULL;
   if (o.json && !f) return perror(o.json), 1;
   if (f) {

@@ -1,5 +1,5 @@
 // Packing of block weights: ggml's blocks (drawn in kernels/ref/dequant.c) are taken apart into codes, scales and minima of 32 numbers and laid out
-// as block.h draws. Runs once, at load time: plain loops.
+// as block.h draws. Runs once, at load time: plain loops, and copies where the file has the bytes in the order that a panel wants.
 #include "kernels/cpu/block.h"
 
 #include <string.h>
@@ -102,11 +102,25 @@ int ti_cpu_block_form(const ti_weight_src *parts, int n_part) {
   return form;
 }
 
+// Q4_0, Q4_1 and Q8_0 in their own forms: 4 codes of a lane are 4 bytes of the file, nibbles are paired alike (k and k + 16), scales are fp16.
+static void copy_block(const ti_cpu_form f, int nr, int lane, const uint8_t *src, uint8_t *dst) {
+  const int n_scale = f.min ? 2 : 1;
+  const uint8_t *code = src + 2 * n_scale;
+  for (int g = 0; g < f.bits; g++) memcpy(dst + (size_t)g * (size_t)nr * 4 + (size_t)lane * 4, code + 4 * g, 4);
+  uint8_t *scale = dst + ti_cpu_code_bytes(f, (size_t)nr);
+  for (int i = 0; i < n_scale; i++) memcpy(scale + 2 * (i * nr + lane), src + 2 * i, 2);
+}
+
 void ti_cpu_block_pack(int form, int nr, const uint8_t *const *row, const ti_dtype *dtype, int lanes, int64_t n_block, uint8_t *dst) {
   const ti_cpu_form f = ti_cpu_forms[form];
   const size_t step = ti_cpu_block_bytes(f, (size_t)nr);
+  const bool copies = f.dtype == TI_Q4_0 || f.dtype == TI_Q4_1 || f.dtype == TI_Q8_0;
   for (int64_t i = 0; i < n_block; i++, dst += step) {
     for (int lane = 0; lane < lanes; lane++) {
+      if (copies) {
+        copy_block(f, nr, lane, row[lane] + i * ti_dtype_block_bytes(f.dtype), dst);
+        continue;
+      }
       block b;
       take(dtype[lane], row[lane], i, &b);
       put(f, nr, lane, &b, dst);
