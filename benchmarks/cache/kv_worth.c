@@ -16,9 +16,18 @@
 
 #include "base/clock.h"
 #include "parallel/coll.h"
-#include "tests/golden/driver.h"
+#include "worker/engine.h"
 
-enum { PAGE_TOKENS = 16, N_DECODE = 8, N_LENGTH = 8, MAX_BATCH = 64, MAX_TOKENS = 4096, TRIES = 3 };
+enum {
+  PAGE_TOKENS = 16,
+  N_DECODE = 15,
+  N_LENGTH = 8,
+  MAX_BATCH = 64,
+  MAX_TOKENS = 4096,
+  MAX_PAGES = MAX_TOKENS / PAGE_TOKENS + 2,
+  MAX_ROWS = 8192,
+  TRIES = 3
+};
 
 typedef struct options {
   const char *device, *model;
@@ -32,9 +41,11 @@ typedef struct live {  // an engine and what it stands on
   ti_checkpoint *ckpt;
   ti_coll *self;
   ti_engine *engine;
+  ti_arena arena;
 } live;
 
-static uint32_t prompts[MAX_BATCH][MAX_TOKENS + N_DECODE];
+static uint32_t prompts[MAX_BATCH][MAX_TOKENS + 1];
+static uint32_t prompt_id(uint32_t sequence, uint32_t at) { return 4 + (sequence * 131 + at * 17) % 256; }
 
 static int fail(const char *what, const char *why) {
   fprintf(stderr, "kv_worth: %s: %s\n", what, why);
@@ -42,6 +53,7 @@ static int fail(const char *what, const char *why) {
 }
 
 static void close_live(live *l) {
+  ti_arena_fini(&l->arena);
   ti_engine_destroy(l->engine);
   ti_checkpoint_close(l->ckpt);
   if (l->self) ti_coll_destroy(l->self);
@@ -51,6 +63,7 @@ static int open_live(const options *o, live *l) {
   ti_error err = {0};
   uint64_t seed;
   *l = (live){0};
+  ti_arena_init(&l->arena, 1 << 26);
   const ti_kernels *k = ti_kernels_find(o->device);
   if (!k) return fail(o->device, "not in this build, or not on this host");
   ti_status st = ti_config_random(o->model, &l->model, &seed, &err);
@@ -74,30 +87,82 @@ static int open_live(const options *o, live *l) {
                               .tp = l->self,
                               .world = l->self,
                               .max_num_seqs = most,
-                              .max_num_batched_tokens = 8192,
-                              .max_model_len = o->tokens + N_DECODE,
+                              .max_num_batched_tokens = MAX_ROWS,
+                              .max_model_len = o->tokens + N_DECODE + PAGE_TOKENS,
                               .page_tokens = PAGE_TOKENS,
                               .kv_dtype = k->act,
-                              .kv_bytes = (uint64_t)most * ((o->tokens + N_DECODE) / PAGE_TOKENS + 2) * layout.page_bytes};
+                              .kv_bytes = (uint64_t)most * ((o->tokens + N_DECODE) / PAGE_TOKENS + 3) * layout.page_bytes};
   st = ti_engine_create(&c, &l->engine, &err);
   return st ? fail(o->model, err.text) : 0;
 }
 
-// The best of TRIES runs of the batch: prompts of n ids, then `tokens` greedy ones, which stand in out[batch][tokens]. Milliseconds, or -1.
-static double run(live *l, uint32_t batch, uint32_t n, uint32_t tokens, uint32_t *out) {
-  double best = -1;
-  for (int t = 0; t < TRIES; t++) {
-    drive_seq q[MAX_BATCH];
-    for (uint32_t i = 0; i < batch; i++)
-      q[i] = (drive_seq){.prompt = prompts[i], .n_prompt = n, .max_tokens = tokens, .ignore_eos = true, .sampling = drive_greedy()};
-    const uint64_t t0 = ti_mono_ns();
-    if (drive_run(l->engine, q, batch, &(drive_options){.batch = batch, .chunk = 8192 / batch})) return -1;
-    const double ms = (double)(ti_mono_ns() - t0) / 1e6;
-    for (uint32_t i = 0; i < batch; i++) memcpy(out + i * tokens, q[i].out, tokens * sizeof *out);
-    drive_free(q, batch);
-    if (best < 0 || ms < best) best = ms;
+static int by_value(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return x < y ? -1 : x > y;
+}
+
+// One plan: *ms of the step goes up, token[] takes what rows sampled.
+static int step(live *l, ti_step_plan *p, double *ms, uint32_t *token) {
+  ti_step_result r;
+  ti_error err = {0};
+  ti_arena_reset(&l->arena);
+  const uint64_t t0 = ti_mono_ns();
+  if (ti_engine_step(l->engine, p, &l->arena, &r, &err)) return fail("step", err.text);
+  *ms += (double)(ti_mono_ns() - t0) / 1e6;
+  for (uint32_t i = 0; i < r.n_row; i++) {
+    if (r.row[i].token.n) token[i] = r.row[i].token.v[0];
   }
-  return best;
+  p->step++;
+  return 0;
+}
+
+// The batch from nothing: contexts of n ids, one token sampled. *ms: the sum of its steps, 8,192 rows each at most.
+static int prefill(live *l, uint32_t batch, uint32_t n, double *ms, uint32_t *token) {
+  static ti_slot_assign assign[MAX_BATCH];
+  static ti_slot_pages pages[MAX_BATCH];
+  static uint32_t page[MAX_BATCH][MAX_PAGES];
+  static ti_plan_row row[MAX_BATCH];
+  const uint32_t n_page = (n + N_DECODE + PAGE_TOKENS) / PAGE_TOKENS, chunk = MAX_ROWS / batch;
+  const ti_sampling greedy = {.temperature = 0, .top_p = 1, .repetition = 1, .n_logprob = -1, .n_prompt_logprob = -1};
+  for (uint32_t s = 0; s < batch; s++) {
+    for (uint32_t i = 0; i < n_page; i++) page[s][i] = s * n_page + i;
+    assign[s] = (ti_slot_assign){
+        .slot = s, .request = s, .ids = {prompts[s], n}, .n_prompt = n, .max_tokens = N_DECODE + 2, .ignore_eos = true, .sampling = greedy};
+    pages[s] = (ti_slot_pages){.slot = s, .pages = {page[s], n_page}};
+  }
+  ti_step_plan p = {.n_micro = 1,
+                    .form = TI_FORM_PREFILL,
+                    .gather_logits = true,
+                    .assign = assign,
+                    .n_assign = batch,
+                    .pages = pages,
+                    .n_pages = batch,
+                    .row = row,
+                    .n_row = batch};
+  ti_engine_reset(l->engine);
+  *ms = 0;
+  for (uint32_t at = 0, now; at < n; at += now) {
+    now = n - at < chunk ? n - at : chunk;
+    for (uint32_t s = 0; s < batch; s++) row[s] = (ti_plan_row){.slot = s, .n_token = now, .sample = at + now == n};
+    if (step(l, &p, ms, token)) return 1;
+    p.n_assign = p.n_pages = 0;
+  }
+  return 0;
+}
+
+// A decode step of the batch behind a prefill: *ms is the median of N_DECODE; token[] takes the first one's.
+static int decode(live *l, uint32_t batch, double *ms, uint32_t *token) {
+  static ti_plan_row row[MAX_BATCH];
+  double each[N_DECODE] = {0};
+  uint32_t later[MAX_BATCH];
+  for (uint32_t s = 0; s < batch; s++) row[s] = (ti_plan_row){.slot = s, .n_token = 1, .decode = true, .sample = true};
+  ti_step_plan p = {.step = MAX_TOKENS, .n_micro = 1, .form = TI_FORM_DECODE, .gather_logits = true, .row = row, .n_row = batch};
+  for (int i = 0; i < N_DECODE; i++) {
+    if (step(l, &p, &each[i], i ? later : token)) return 1;
+  }
+  qsort(each, N_DECODE, sizeof *each, by_value);
+  *ms = each[N_DECODE / 2];
+  return 0;
 }
 
 typedef struct outcome {
@@ -106,22 +171,24 @@ typedef struct outcome {
 } outcome;
 
 static int measure(live *l, const options *o, uint32_t batch, outcome *r) {
-  static uint32_t once[MAX_BATCH], more[MAX_BATCH * (N_DECODE + 1)];
+  uint32_t first[MAX_BATCH], second[MAX_BATCH], again[MAX_BATCH];
   *r = (outcome){0};
   printf("\nbatch %u, ms a step\n%8s %10s %12s %8s\n", batch, "length", "cache", "recompute", "factor");
   for (uint32_t i = 1; i <= N_LENGTH; i++) {
     const uint32_t n = o->tokens * i / N_LENGTH;
-    r->again[i] = run(l, batch, n, 1, once);
-    const double whole = run(l, batch, n, N_DECODE + 1, more);
-    if (r->again[i] < 0 || whole < 0) return 1;
-    r->cached[i] = (whole - r->again[i]) / N_DECODE;
-    // The same token once more: the context and the first token as a prompt.
-    for (uint32_t s = 0; s < batch; s++) prompts[s][n] = more[s * (N_DECODE + 1)];
-    if (run(l, batch, n + 1, 1, once) < 0) return 1;
+    double tries[TRIES];
+    for (int t = 0; t < TRIES; t++) {
+      if (prefill(l, batch, n, &tries[t], first)) return 1;
+    }
+    qsort(tries, TRIES, sizeof *tries, by_value);
+    r->again[i] = tries[TRIES / 2];
+    if (decode(l, batch, &r->cached[i], second)) return 1;
+    for (uint32_t s = 0; s < batch; s++) prompts[s][n] = first[s];  // the context and its first token, from nothing: the second token again
+    if (prefill(l, batch, n + 1, &tries[0], again)) return 1;
     for (uint32_t s = 0; s < batch; s++) {
-      r->same += once[s] == more[s * (N_DECODE + 1) + 1];
+      r->same += again[s] == second[s];
       r->compared++;
-      prompts[s][n] = 4 + (s * 131 + n * 17) % 256;
+      prompts[s][n] = prompt_id(s, n);
     }
     printf("%8u %10.3f %12.3f %8.1f\n", n, r->cached[i], r->again[i], r->again[i] / r->cached[i]);
     fflush(stdout);
@@ -169,9 +236,9 @@ int main(int argc, char **argv) {
   options o = {.device = "cpu", .tokens = 512, .batch = {1, 64}, .n_batch = 2, .threads = 2};
   if (options_of(argc, argv, &o)) return 2;
   if (!o.model)
-    o.model = strcmp(o.device, "cuda") ? "random:llama?layers=4&hidden=256&heads=8&kv_heads=4&ffn=768&vocab=4096" : "random:tinyllama-1.1b";
+    o.model = strcmp(o.device, "cuda") ? "random:llama?layers=2&hidden=128&heads=4&kv_heads=2&ffn=384&vocab=1024" : "random:tinyllama-1.1b";
   for (uint32_t i = 0; i < MAX_BATCH; i++)
-    for (uint32_t j = 0; j < MAX_TOKENS + N_DECODE; j++) prompts[i][j] = 4 + (i * 131 + j * 17) % 256;
+    for (uint32_t j = 0; j < MAX_TOKENS; j++) prompts[i][j] = prompt_id(i, j);
   live l;
   outcome r;
   int bad = open_live(&o, &l);

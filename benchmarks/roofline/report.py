@@ -159,12 +159,16 @@ def next_steps():
     return steps
 
 
+def number(x):
+    return f"{x:.0f}" if x >= 10 else f"{x:.2g}"
+
+
 def table(points):
     lines = ["| what | m | n | k | us | TFLOP/s | GB/s | bound | % of limit | peer, us | ratio |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for p in points:
         r = p.row
         peer = f"{r['peer']} {r['peer_us']:.1f} | {r['ratio']:.2f}" if "peer" in r else "| "
-        lines.append(f"| {r['variant']} | {r['m']} | {r['n']} | {r['k'] or ''} | {p.us:.1f} | {r['tflops'] or 0:.0f} | {r['gbs']:.0f} | {p.bound} "
+        lines.append(f"| {r['variant']} | {r['m']} | {r['n']} | {r['k'] or ''} | {p.us:.1f} | {number(r['tflops'])} | {r['gbs']:.0f} | {p.bound} "
                      f"| {p.share:.0f} | {peer} |")
     return lines
 

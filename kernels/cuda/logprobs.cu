@@ -1,7 +1,7 @@
-// Log-probabilities of raw logits: log-softmax of the target, its rank, the best 20. A row in a cluster's shared memory (row_cluster.cuh), read
-// from memory once:
+// Log-probabilities of raw logits: log-softmax of the target, its rank, the best 20. Up to eight blocks a row (row_cluster.cuh), which pass over it
+// four or five times, once from memory and then from L2:
 //
-//   arrival: the maximum and how many beat the target | level 1: the sum of exp | the 20th key (row_search.cuh) | gather, order 20 by counting
+//   the maximum, and how many beat the target | the sum of exp, and level 1 of .. | the 20th key (row_search.cuh) | gather, order 20 by counting
 //
 // Ties at the 20th key: the lower ids. Blocks hold ascending ids, so a block's share of the ties follows from the counts of the blocks before it.
 #include "kernels/cuda/row_search.cuh"
@@ -29,8 +29,9 @@ static __device__ void put(logprob_shared *s, float x, int id) {
 // The first `need` elements equal to `key` of this block, in the order of their ids; one warp.
 static __device__ void put_ties(logprob_shared *s, const row_part &part, uint32_t key, int need) {
   const int lane = (int)threadIdx.x % 32;
-  for (int g = lane; need > 0 && g < part.pieces * ROW_THREADS; g += 32) {
-    const float4 v = part.v[g];
+  for (int g0 = 0; need > 0 && g0 < part.groups; g0 += 32) {
+    const int g = g0 + lane;
+    const float4 v = row_load(part, g);
     const float f[4] = {v.x, v.y, v.z, v.w};
     int mine = 0, before = 0;
     const int id = part.first + g * 4;
@@ -54,23 +55,25 @@ static __device__ void gather_top(logprob_shared *s, const row_part &part, const
   const bool choose = cut.count > TOP;
   uint64_t ties = 0;
 #pragma unroll 1
-  for (int p = 0; p < part.pieces; p++) {
-    const int g = p * ROW_THREADS + (int)threadIdx.x;
-    const float4 v = part.v[g];
-    const float f[4] = {v.x, v.y, v.z, v.w};
-    for (int i = 0; i < 4; i++) {
-      const uint32_t key = row_key(f[i]);
-      const int id = part.first + g * 4 + i;
-      if (f[i] != f[i] || key < cut.key || id < part.begin || id >= part.end) continue;
+  for (int g = (int)threadIdx.x; g < part.groups; g += ROW_BATCH * ROW_THREADS) {
+    float f[ROW_BATCH][4];
+    row_load_batch(part, g, ROW_THREADS, f);
+#pragma unroll
+    for (int j = 0; j < ROW_BATCH * 4; j++) {
+      const float x = f[j / 4][j % 4];
+      const uint32_t key = row_key(x);
+      const int id = part.first + (g + j / 4 * ROW_THREADS) * 4 + j % 4;
+      if (x != x || key < cut.key || id < part.begin || id >= part.end) continue;
       if (choose && key == cut.key) {
         ties++;
       } else {
-        put(s, f[i], id);
+        put(s, x, id);
       }
     }
   }
   if (!choose) return;
-  row_give(&s->row, 3, part, row_block_sum(&s->row, ties));
+  __syncthreads();
+  row_give(&s->row, 3, part, row_block_sum(s->row.warp, ties));
   row_sync();
   uint64_t before = 0;
   for (uint32_t r = 0; r < part.rank; r++) before += s->row.slot[3][r];
@@ -78,29 +81,30 @@ static __device__ void gather_top(logprob_shared *s, const row_part &part, const
 }
 
 __global__ void __launch_bounds__(ROW_THREADS, 1) logprobs_kernel(ti_logprob_args a, int64_t ld) {
-  extern __shared__ __align__(128) float4 buf[];
   __shared__ logprob_shared s;
-  const int r = (int)blockIdx.y, n = a.vocab, tid = (int)threadIdx.x;
+  if (threadIdx.x == 0) s.n_top = 0;
+  row_arrive();  // with the wait below: every block has started before peers reach it
+  ti_pdl_wait();
+  ti_pdl_launch();
+  const int r = (int)blockIdx.y, n = a.vocab, tid = (int)threadIdx.x, target = a.target[r];
   const float *x = a.logits + r * ld;
-  if (tid == 0) s.n_top = 0;
-  const row_part part = row_fetch(&s.row, buf, x, n);
-  const int target = a.target[r];
+  const row_part part = row_share(x, n, ti_cluster_rank(), gridDim.x);
   const float xt = target >= 0 ? x[target] : CUDART_INF_F;
   float max = -CUDART_INF_F;
   uint32_t better = 0;
 #pragma unroll 1
-  for (int i = 0; i < part.pieces; i++) {
-    row_wait(&s.row, i);
-    const float4 v = part.v[i * ROW_THREADS + tid];
-    const float f[4] = {v.x, v.y, v.z, v.w};
-    const int first = part.first + (i * ROW_THREADS + tid) * 4;
+  for (int g = tid; g < part.groups; g += ROW_BATCH * ROW_THREADS) {
+    float f[ROW_BATCH][4];
+    row_load_batch(part, g, ROW_THREADS, f);
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      max = fmaxf(max, f[j]);
-      better += f[j] > xt || (f[j] == xt && first + j >= part.begin && first + j < min(target, part.end));
+    for (int j = 0; j < ROW_BATCH * 4; j++) {
+      const float y = f[j / 4][j % 4];
+      const int id = part.first + (g + j / 4 * ROW_THREADS) * 4 + j % 4;
+      max = fmaxf(max, y);
+      better += y > xt || (y == xt && id >= part.begin && id < min(target, part.end));
     }
   }
-  row_meet();
+  ti_cluster_wait();
   const uint64_t best = row_max(&s.row, 0, part, row_pack(max, 0));
   const uint64_t rank = 1 + row_sum(&s.row, 1, part, better);
   max = row_value(best);

@@ -7,6 +7,9 @@
 //
 // Blocks keep histograms of their own, with sums of 32 bins each beside them; after one cluster barrier a warp of every block adds up its peers' 32
 // coarse sums, scans them, then the 32 bins of the one that it hit: every block comes to the same answer by itself.
+// Masses are integers, so that addition has no order. In a bin they are in units of 2^-(31 + its octave) of the best element's mass: 32 bits hold an
+// fp32's mantissa and more, and are added as two halves of 16 in 32-bit words (up to 2^16 ids a block), reductions that nobody waits for. Across bins
+// they are in units of 2^-44: up to 2^19 ids fit 64 bits, and what is lost is below 2^-25.
 #ifndef TI_KERNELS_CUDA_ROW_SEARCH_CUH
 #define TI_KERNELS_CUDA_ROW_SEARCH_CUH
 #include <float.h>
@@ -148,24 +151,28 @@ TI_DEV void search_begin(search_shared *s, const search_row &r) {
   uint64_t rest_mass = 0;
   const float far = r.max - SEARCH_FAR / r.inv_t;  // from here on masses are nothing
 #pragma unroll 1
-  for (int p = 0; p < r.part->pieces; p++) {
-    const float4 v = r.part->v[p * ROW_THREADS + (int)threadIdx.x];
-    const float f[4] = {v.x, v.y, v.z, v.w};
+  for (int g = (int)threadIdx.x; g < r.part->groups; g += ROW_BATCH * ROW_THREADS) {
+    float f[ROW_BATCH][4];
+    row_load_batch(*r.part, g, ROW_THREADS, f);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      if (!(f[i] >= far)) {
-        rest += f[i] > -CUDART_INF_F;
-        continue;
+    for (int b = 0; b < ROW_BATCH; b++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float x = f[b][i];
+        if (!(x >= far)) {
+          rest += x > -CUDART_INF_F;
+          continue;
+        }
+        const int bin = search_bin1(r, x);
+        const uint32_t m = r.mass ? search_mass(r, x, bin) : 0;
+        if (bin == SEARCH_BINS - 1) {  // most of a real row: kept out of the traffic
+          rest++;
+          rest_mass += m;
+          continue;
+        }
+        if (r.count) atomicAdd(&l->count[bin], 1u);
+        if (r.mass) search_add(l, bin, m);
       }
-      const int bin = search_bin1(r, f[i]);
-      const uint32_t m = r.mass ? search_mass(r, f[i], bin) : 0;
-      if (bin == SEARCH_BINS - 1) {  // most of a real row: kept out of the traffic
-        rest++;
-        rest_mass += m;
-        continue;
-      }
-      if (r.count) atomicAdd(&l->count[bin], 1u);
-      if (r.mass) search_add(l, bin, m);
     }
   }
   rest = __reduce_add_sync(0xffffffffu, rest);
@@ -192,17 +199,21 @@ TI_DEV void search_refine(search_shared *s, const search_row &r, int bin1, uint3
   search_clear(l);
   const float from = row_unkey(lo), to = row_unkey(hi);
 #pragma unroll 1
-  for (int p = 0; p < r.part->pieces; p++) {
-    const float4 v = r.part->v[p * ROW_THREADS + (int)threadIdx.x];
-    const float f[4] = {v.x, v.y, v.z, v.w};
+  for (int g = (int)threadIdx.x; g < r.part->groups; g += ROW_BATCH * ROW_THREADS) {
+    float f[ROW_BATCH][4];
+    row_load_batch(*r.part, g, ROW_THREADS, f);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      if (!(f[i] >= from && f[i] <= to) || search_bin1(r, f[i]) != bin1) continue;
-      const uint32_t key = row_key(f[i]);
-      if (key < lo || key > hi) continue;  // the other zero
-      const int bin = (int)((hi - key) >> shift);
-      atomicAdd(&l->count[bin], 1u);
-      if (r.mass) search_add(l, bin, search_mass(r, f[i], bin1));
+    for (int b = 0; b < ROW_BATCH; b++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float x = f[b][i];
+        if (!(x >= from && x <= to) || search_bin1(r, x) != bin1) continue;
+        const uint32_t key = row_key(x);
+        if (key < lo || key > hi) continue;  // the other zero
+        const int bin = (int)((hi - key) >> shift);
+        atomicAdd(&l->count[bin], 1u);
+        if (r.mass) search_add(l, bin, search_mass(r, x, bin1));
+      }
     }
   }
   search_publish(l, bin1);

@@ -1,12 +1,14 @@
-// The choice of a token, one launch whatever the rows ask for: a cluster of up to eight blocks holds a row in its shared memory (row_cluster.cuh).
+// The choice of a token in two launches, whatever the rows ask for.
 //
-//   greedy, or a draw without filters:  the row as it arrives -> the best of a thread, a warp, a block, the cluster
-//   with filters:                       arrival: the maximum | level 1 .. (row_search.cuh): the cut | the draw among what is kept
+//   scan: blocks of 8,192 ids            greedy rows: the best logit of the block; rows without filters: the best draw; others: the best logit
+//   pick: up to eight blocks a row       the best of the scan's parts, which is the choice; rows with filters look for the cut (row_search.cuh) and
+//   draw
+//                                        among what is kept
 //
 // The draw is an argmax of x / t + Gumbel(philox(id)), so blocks, shards and skipped ids do not matter: an id is drawn for only where it can still
 // win. Bounds: no Gumbel number exceeds 16.64, which needs no Philox; and ln(u / (1 - u)) <= -ln(-ln u) <= -ln(1 - u), which needs the fast logarithm
 // only. The lower bounds make a value that the block has reached; where an upper bound beats it, division and logarithms are done as the reference
-// does them: for one or two ids a warp. The last thing that blocks share is row_max, behind whose barrier each reads its own memory: they may leave.
+// does them: for one or two ids a warp.
 #include "kernels/cuda/row_search.cuh"
 
 extern "C" {
@@ -14,13 +16,15 @@ extern "C" {
 }
 
 #define GUMBEL_MAX 16.7f
+#define GUMBEL_MIN -2.9f
 #define SLACK 4e-7f  // relative, for x * (1 / t) in place of x / t
+#define SCAN_THREADS 256
+#define SCAN_IDS (SCAN_THREADS * 4 * 8)
 
-struct sample_shared {
+struct pick_shared {
   row_shared row;
   search_shared search;
-  ti_sample_params params;
-  uint32_t lead;  // key of a value that some id of the block reaches
+  uint32_t lead;
 };
 
 // Philox4x32-10's first word (base/rng.h), counter {id, position, choice, 1}.
@@ -28,7 +32,9 @@ static __device__ __forceinline__ uint32_t philox(uint64_t seed, uint32_t positi
   uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32), c0 = id, c1 = position, c2 = choice, c3 = 1;
 #pragma unroll
   for (int r = 0; r < 10; r++) {
-    const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+    uint64_t p0, p1;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(p0) : "r"(c0), "r"(0xD2511F53u));
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(p1) : "r"(c2), "r"(0xCD9E8D57u));
     c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
     c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
     c1 = (uint32_t)p1;
@@ -41,30 +47,35 @@ static __device__ __forceinline__ uint32_t philox(uint64_t seed, uint32_t positi
 // ((x >> 9) + 0.5) * 2^-23 without a conversion: 1 + (x >> 9) * 2^-23, less 1 - 2^-24; both steps are exact.
 static __device__ __forceinline__ float unit(uint32_t x) { return __uint_as_float(0x3f800000u | x >> 9) - 0x1.fffffep-1f; }
 
-// The thread's best x / t + Gumbel of the block's part, among elements >= keep. s->lead is a value that some id has reached already: four ids at a
-// time are passed over when the best of their logits with the best of their draws stays below it.
-static __device__ __forceinline__ uint64_t draw_part(sample_shared *s, const row_part &part, float keep, int first_id) {
-  const uint64_t seed = s->params.seed;
-  const uint32_t position = s->params.position, choice = s->params.choice;
-  const float t = s->params.temperature, inv_t = 1.0f / t;
+static __device__ __forceinline__ bool greedy(const ti_sample_params &p) { return p.temperature == 0.0f; }
+static __device__ __forceinline__ bool filters(const ti_sample_params &p) {
+  return p.temperature != 0.0f && (p.top_k > 0 || p.top_p < 1.0f || p.min_p > 0.0f);
+}
+
+// The thread's best x / t + Gumbel of the block's part, among elements >= keep. *lead is the key of a value that some id has reached already: four
+// ids at a time are passed over when the best of their logits with the best of their draws stays below it.
+template <int THREADS>
+static __device__ __forceinline__ uint64_t draw_part(uint32_t *lead, const ti_sample_params &p, const row_part &part, float keep, int first_id) {
+  const float t = p.temperature, inv_t = 1.0f / t;
   uint64_t best = 0;
+  float4 v = row_load(part, (int)threadIdx.x);
+  const int rounds = (part.groups + THREADS - 1) / THREADS;
 #pragma unroll 1
-  for (int piece = 0; piece < part.pieces; piece++) {
-    row_wait(&s->row, piece);
-    const int g = piece * ROW_THREADS + (int)threadIdx.x, id = first_id + part.first + g * 4;
-    const float4 v = part.v[g];
-    const float f[4] = {v.x, v.y, v.z, v.w}, lead = row_unkey(*(volatile uint32_t *)&s->lead);
+  for (int round = 0; round < rounds; round++) {
+    const int g = round * THREADS + (int)threadIdx.x, id = first_id + part.first + g * 4;
+    const float f[4] = {v.x, v.y, v.z, v.w}, had = row_unkey(*(volatile uint32_t *)lead);
+    v = row_load(part, g + THREADS);
     float top = -CUDART_INF_F;
 #pragma unroll
     for (int i = 0; i < 4; i++) top = fmaxf(top, f[i] >= keep ? f[i] : -CUDART_INF_F);
     top = top * inv_t;
     top = top + fabsf(top) * SLACK + 1e-3f;  // NaN for -inf: no comparison holds
-    if (!__any_sync(0xffffffffu, top + GUMBEL_MAX >= lead)) continue;
+    if (!__any_sync(0xffffffffu, top + GUMBEL_MAX >= had)) continue;
     uint32_t c[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) c[i] = philox(seed, position, choice, (uint32_t)(id + i));
+    for (int i = 0; i < 4; i++) c[i] = philox(p.seed, p.position, p.choice, (uint32_t)(id + i));
     const uint32_t draw = max(max(c[0], c[1]), max(c[2], c[3]));
-    const bool hope = unit(~draw) <= __expf(top - lead);
+    const bool hope = unit(~draw) <= __expf(top - had);
     if (!__any_sync(0xffffffffu, hope)) continue;
     float reach = -CUDART_INF_F;
     if (hope) {
@@ -76,14 +87,14 @@ static __device__ __forceinline__ uint64_t draw_part(sample_shared *s, const row
         }
       }
     }
-    const float beat = fmaxf(lead, row_unkey(__reduce_max_sync(0xffffffffu, row_key(reach))));
-    if (threadIdx.x % 32 == 0 && beat > lead) atomicMax(&s->lead, row_key(beat));
+    const float beat = fmaxf(had, row_unkey(__reduce_max_sync(0xffffffffu, row_key(reach))));
+    if (threadIdx.x % 32 == 0 && beat > had) atomicMax(lead, row_key(beat));
     if (!hope) continue;
 #pragma unroll 1
     for (int i = 0; i < 4; i++) {
       const float x = i < 2 ? (i ? f[1] : f[0]) : (i == 2 ? f[2] : f[3]), y = x * inv_t;
       if (!(x >= keep && x > -CUDART_INF_F)) continue;
-      const float u = unit(philox(seed, position, choice, (uint32_t)(id + i)));
+      const float u = unit(philox(p.seed, p.position, p.choice, (uint32_t)(id + i)));
       if (!(y + fabsf(y) * SLACK + 1e-3f - __logf(1.0f - u) >= beat)) continue;
       const uint64_t q = row_pack(__fadd_rn(__fdiv_rn(x, t), -logf(-logf(u))), id + i);
       best = q > best ? q : best;
@@ -92,28 +103,46 @@ static __device__ __forceinline__ uint64_t draw_part(sample_shared *s, const row
   return best;
 }
 // The thread's largest logit of the block's part.
-static __device__ __forceinline__ uint64_t max_part(sample_shared *s, const row_part &part, int first_id) {
+static __device__ __forceinline__ uint64_t max_part(const row_part &part, int first_id) {
   float max = -CUDART_INF_F;
   int at = 0;
 #pragma unroll 1
-  for (int piece = 0; piece < part.pieces; piece++) {
-    row_wait(&s->row, piece);
-    const int g = piece * ROW_THREADS + (int)threadIdx.x;
-    const float4 v = part.v[g];
-    const float f[4] = {v.x, v.y, v.z, v.w};
+  for (int g = (int)threadIdx.x; g < part.groups; g += ROW_BATCH * SCAN_THREADS) {
+    float f[ROW_BATCH][4];
+    row_load_batch(part, g, SCAN_THREADS, f);
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      if (f[j] > max) {
-        max = f[j];
-        at = g * 4 + j;
+    for (int b = 0; b < ROW_BATCH; b++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (f[b][i] > max) {
+          max = f[b][i];
+          at = (g + b * SCAN_THREADS) * 4 + i;
+        }
       }
     }
   }
   return max > -CUDART_INF_F ? row_pack(max, first_id + part.first + at) : 0;
 }
 
+// best: [n_row, gridDim.x]
+__global__ void __launch_bounds__(SCAN_THREADS, 4) scan_kernel(ti_sample_args a, int64_t ld, uint64_t *best) {
+  __shared__ uint64_t warp[SCAN_THREADS / 32];
+  __shared__ uint32_t lead;
+  const int r = (int)blockIdx.y;
+  if (threadIdx.x == 0) lead = row_key(-CUDART_INF_F);
+  ti_pdl_wait();
+  ti_pdl_launch();
+  __syncthreads();
+  const row_part part = row_share(a.logits + r * ld, a.n_id, blockIdx.x, gridDim.x);
+  const ti_sample_params p = a.params[r];
+  const bool by_logit = greedy(p) || filters(p);
+  const uint64_t v = by_logit ? max_part(part, a.first_id) : draw_part<SCAN_THREADS>(&lead, p, part, -CUDART_INF_F, a.first_id);
+  const uint64_t all = row_block_max(warp, v);
+  if (threadIdx.x == 0) best[(int64_t)r * gridDim.x + blockIdx.x] = all;
+}
+
 // The smallest logit that stays.
-static __device__ __forceinline__ float keep_from(sample_shared *s, const row_part &part, const ti_sample_params &p, int n, float max) {
+static __device__ __forceinline__ float keep_from(pick_shared *s, const row_part &part, const ti_sample_params &p, int n, float max) {
   const bool top_k = p.top_k > 0 && p.top_k < n, top_p = p.top_p < 1.0f;
   float keep = -CUDART_INF_F;
   if (top_k || top_p) {
@@ -135,36 +164,45 @@ static __device__ __forceinline__ float keep_from(sample_shared *s, const row_pa
   return keep;
 }
 
-__global__ void __launch_bounds__(ROW_THREADS, 1) sample_kernel(ti_sample_args a, int64_t ld) {
-  extern __shared__ __align__(128) float4 buf[];
-  __shared__ sample_shared s;
-  const int r = (int)blockIdx.y, n = a.n_id, tid = (int)threadIdx.x;
-  if (tid == 0) s.lead = row_key(-CUDART_INF_F);
-  const row_part part = row_fetch(&s.row, buf, a.logits + r * ld, n);
-  if (tid == 0) s.params = a.params[r];
-  __syncthreads();
-  const ti_sample_params &p = s.params;
-  const bool greedy = p.temperature == 0.0f, filters = !greedy && (p.top_k > 0 || p.top_p < 1.0f || p.min_p > 0.0f);
+__global__ void __launch_bounds__(ROW_THREADS, 1) pick_kernel(ti_sample_args a, int64_t ld, const uint64_t *parts, int n_part) {
+  __shared__ pick_shared s;
+  row_arrive();  // waited for before peers are reached
+  ti_pdl_wait();
+  ti_pdl_launch();
+  const int r = (int)blockIdx.y;
+  const uint32_t rank = ti_cluster_rank();
+  const ti_sample_params p = a.params[r];
   uint64_t best = 0;
-  float keep = -CUDART_INF_F;
-  bool draw = !greedy;
-  if (greedy || filters) {
-    best = max_part(&s, part, a.first_id);
-    row_meet();
-    best = row_max(&s.row, 0, part, best);
-    draw = filters && best;
-    if (draw) keep = keep_from(&s, part, p, n, row_value(best));
-  } else {
-    row_meet();
+  for (int i = (int)threadIdx.x % 32; i < n_part; i += 32) {
+    const uint64_t v = parts[(int64_t)r * n_part + i];
+    best = v > best ? v : best;
   }
-  if (draw) best = row_max(&s.row, 1, part, draw_part(&s, part, keep, a.first_id));
-  if (part.rank == 0 && tid == 0) {
+  best = row_warp_max(best);
+  if (threadIdx.x == 0) s.lead = row_key(-CUDART_INF_F);
+  ti_cluster_wait();
+  if (filters(p) && best) {
+    const row_part part = row_share(a.logits + r * ld, a.n_id, rank, gridDim.x);
+    const float max = row_value(best), least = max / p.temperature;  // what the best logit reaches at least
+    if (threadIdx.x == 0) s.lead = row_key(least - fabsf(least) * SLACK + GUMBEL_MIN);
+    const float keep = keep_from(&s, part, p, a.n_id, max);
+    __syncthreads();
+    best = row_max(&s.row, 0, part, draw_part<ROW_THREADS>(&s.lead, p, part, keep, a.first_id));
+    // behind row_max's barrier each block reads its own memory only: they may leave
+  }
+  if (rank == 0 && threadIdx.x == 0) {
     a.id[r] = best ? row_id(best) : a.first_id;
     a.value[r] = best ? row_value(best) : -CUDART_INF_F;
   }
 }
 
+static int scan_blocks(int n) { return (n + SCAN_IDS - 1) / SCAN_IDS; }
+extern "C" size_t ti_cuda_sample_scratch(int n_row, int vocab) { return (size_t)n_row * (size_t)scan_blocks(vocab) * sizeof(uint64_t); }
+
 extern "C" ti_status ti_cuda_sample(ti_dev *d, const ti_sample_args *a) {
-  assert(a->n_id > 0 && a->n_id <= TI_CUDA_MAX_VOCAB);
-  return row_launch(d, "sample", sample_kernel, a->n_id, a->n_row, *a, a->ld ? a->ld : (int64_t)a->n_id);
+  assert(a->n_id > 0 && a->n_id <= TI_CUDA_MAX_VOCAB && ti_cuda_sample_scratch(a->n_row, a->n_id) <= d->scratch_bytes);
+  uint64_t *parts = (uint64_t *)d->scratch;
+  const int64_t ld = a->ld ? a->ld : a->n_id;
+  const int n_part = scan_blocks(a->n_id);
+  const ti_status st = ti_launch(d, "sample", scan_kernel, dim3((unsigned)n_part, (unsigned)a->n_row), dim3(SCAN_THREADS), 0, *a, ld, parts);
+  return st != TI_OK ? st : row_launch(d, "sample", pick_kernel, a->n_id, a->n_row, *a, ld, (const uint64_t *)parts, n_part);
 }

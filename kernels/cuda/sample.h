@@ -1,10 +1,12 @@
-// Sampling's ops of the CUDA backend (kernel.h holds their contracts). None needs scratch.
+// Sampling's ops of the CUDA backend (kernel.h holds their contracts).
 #ifndef TI_KERNELS_CUDA_SAMPLE_H
 #define TI_KERNELS_CUDA_SAMPLE_H
 #include "kernels/kernel.h"
 
-#define TI_CUDA_MAX_VOCAB 393208  // ids in a row of sample and logprobs: what eight blocks' shared memory holds
+#define TI_CUDA_MAX_VOCAB 524224  // ids in a row of sample and logprobs: what eight blocks add up in 32 bits a bin
 
+// Bytes of d->scratch that sample takes; the others take none.
+size_t ti_cuda_sample_scratch(int n_row, int vocab);
 ti_status ti_cuda_sample(ti_dev *d, const ti_sample_args *a);
 ti_status ti_cuda_logprobs(ti_dev *d, const ti_logprob_args *a);
 ti_status ti_cuda_penalties(ti_dev *d, const ti_penalty_args *a);

@@ -23,6 +23,7 @@ static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 size_t ti_cuda_ops_scratch(const ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab) {
   size_t need = (size_t)16 << 20;  // attention's parts
   need = larger(need, ti_cuda_gemm_scratch(max_row, max_k));
+  need = larger(need, ti_cuda_sample_scratch(max_row, vocab));
   return need;
 }
 
