@@ -16,7 +16,8 @@ typedef struct small_params {
   uint8_t *q;
   float *q_scale;
   int64_t ldo, w_scale_ld;
-  int m, n, n_kb;          // n_kb: stages along K
+  int m, n;
+  int n_kb, n_longer;      // stages along K of a block of the cluster; the first n_longer have one more
   int rows, split;         // a block's W rows; the cluster's size
   int own, own_inv;        // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
   int ldr;                 // floats from token to token in the reduction buffer
@@ -187,6 +188,7 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
   const int lane = (int)threadIdx.x & 31, ring = b.n_kb < p.ring.stages ? b.n_kb : p.ring.stages;
   ti_swap_pos at = ti_swap_first(base, p.ring);
   if (loader) {
+    if (lane < 3) ti_tma_prefetch_map(lane == 0 ? w : lane == 1 ? x : xs);
     uint64_t *full = (uint64_t *)(smem + p.ring.bars), *done = (uint64_t *)(smem + p.done);
     if (lane < ring) {
       ti_mbar_init(full + lane, 1);
@@ -275,9 +277,10 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
   extern __shared__ __align__(1024) uint8_t smem[];
   const uint32_t base = ti_swap_uniform(ti_smem(smem));
   small_block b;
-  b.rank = p.split > 1 ? (int)ti_cluster_rank() : 0;
-  b.n0 = (int)blockIdx.x / p.split * p.rows, b.m0 = (int)blockIdx.y * MT, b.n_tok = p.m - b.m0 < MT ? p.m - b.m0 : MT;
-  b.kb0 = p.n_kb * b.rank / p.split, b.n_kb = p.n_kb * (b.rank + 1) / p.split - b.kb0;
+  b.rank = (int)blockIdx.x;  // clusters lie along x
+  b.n0 = (int)blockIdx.y * p.rows, b.m0 = (int)blockIdx.z * MT, b.n_tok = p.m - b.m0 < MT ? p.m - b.m0 : MT;
+  const bool longer = b.rank < p.n_longer;
+  b.kb0 = b.rank * p.n_kb + (longer ? b.rank : p.n_longer), b.n_kb = p.n_kb + longer;
   const int left = b.n_tok - b.rank * p.own;
   b.n_own = left < p.own ? left : p.own;
   if ((int)ti_swap_uniform(threadIdx.x / 32) >= p.rows / 16) {
@@ -368,7 +371,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   p.out = a->out, p.w_scale = a->w_scale, p.bias = a->bias, p.q = a->q, p.q_scale = a->q_scale;
   p.ldo = a->ldo ? a->ldo : a->silu ? a->n / 2 : a->n;
   p.w_scale_ld = a->w_scale_ld ? a->w_scale_ld : n_kb;
-  p.m = a->m, p.n = a->n, p.n_kb = n_kb, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
+  p.m = a->m, p.n = a->n, p.n_kb = n_kb / split, p.n_longer = n_kb % split, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
   p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.stacked = a->stacked, p.early = d->pdl;
   const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
   p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
@@ -389,7 +392,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   if (s != TI_OK) return s;
   cudaLaunchAttribute at[2];
   cudaLaunchConfig_t c = {};
-  c.gridDim = dim3((unsigned)((a->n + plan.rows - 1) / plan.rows * split), (unsigned)((a->m + plan.tokens - 1) / plan.tokens));
+  c.gridDim = dim3((unsigned)split, (unsigned)((a->n + plan.rows - 1) / plan.rows), (unsigned)((a->m + plan.tokens - 1) / plan.tokens));
   c.blockDim = dim3((unsigned)(plan.rows * 2 + ti_swap_load_threads(plan.tokens)));
   c.dynamicSmemBytes = (size_t)smem;
   c.stream = d->stream;
