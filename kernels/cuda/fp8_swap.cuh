@@ -15,6 +15,7 @@
 #include "kernels/cuda/hopper.cuh"
 
 #define TI_SWAP_K 128  // one stage's K: a swizzled row, and the scales' block
+#define TI_SWAP_STAGES 32  // at most
 
 // Most rows of W a block may have, by the registers of its math threads; and its threads then. Behind the math warpgroups comes one warp that loads, or,
 // where the math threads need its registers, a warpgroup that gives them away.

@@ -228,7 +228,7 @@ extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) 
   const int stage = plan.tokens * p.ldr * 4, list = (2 * a->n_expert + 1) * 4;
   const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - stage - list;
   int stages = 1;
-  while ((int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
+  while (stages < TI_SWAP_STAGES && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
   p.ring = ti_swap_layout(plan.rows, plan.tokens, stages);
   p.stage = (int)p.ring.end, p.list = p.stage + stage;
   const int smem = p.list + list;

@@ -16,7 +16,8 @@ typedef struct small_params {
   uint8_t *q;
   float *q_scale;
   int64_t ldo, w_scale_ld;
-  int m, n, n_kb;          // n_kb: stages along K
+  int m, n;
+  int n_kb, n_longer;      // stages along K of a block of the cluster; the first n_longer have one more
   int rows, split;         // a block's W rows; the cluster's size
   int own, own_inv;        // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
   int ldr;                 // floats from token to token in the reduction buffer
@@ -30,45 +31,22 @@ typedef struct small_params {
 // The row of [gate; up] where run `run` of 64 of a stacked silu block begins.
 TI_DEV int stacked_row(const small_params &p, int n0, int run) { return (run & 1 ? p.n / 2 : 0) + n0 / 2 + run / 2 * 64; }
 
-// 128 of K of this block's rows of W. A stacked silu block takes them from the two halves of W, in the order that an interleaved one finds: gate, up, gate,
-// up in runs of 64.
-TI_DEV void load_w(const small_params &p, uint32_t stage, const CUtensorMap *w, uint32_t bar, int k, int n0) {
+// One stage's loads, by one thread, after its ti_swap_expect. W: a stacked silu block takes its rows from the two halves of W, in the order that an
+// interleaved one finds: gate, up, gate, up in runs of 64.
+TI_DEV void load_w(const small_params &p, const CUtensorMap *w, const ti_swap_pos &at, int kb, int n0) {
   if (!p.stacked) {
-    ti_swap_load(stage, w, bar, k, n0, TI_L2_EVICT_FIRST);
+    ti_swap_load(at.stage, w, at.bar, kb * TI_SWAP_K, n0, TI_L2_EVICT_FIRST);
     return;
   }
 #pragma unroll
-  for (int run = 0; run < 4; run++) ti_swap_load(stage + (uint32_t)run * 64 * TI_SWAP_K, w, bar, k, stacked_row(p, n0, run), TI_L2_EVICT_FIRST);
+  for (int run = 0; run < 4; run++) {
+    ti_swap_load(at.stage + (uint32_t)run * 64 * TI_SWAP_K, w, at.bar, kb * TI_SWAP_K, stacked_row(p, n0, run), TI_L2_EVICT_FIRST);
+  }
 }
-
-// All loads of this block, by one warp. After another op in the same stream the first ring of W goes out before that op is known to have ended; else a
-// stage's x goes first, so that no stage waits for more than its own bytes.
 template <int MT>
-TI_DEV void load_all(uint32_t smem, const small_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, int kb0, int n_kb, int n0,
-                     int m0) {
-  const int ahead = !p.early ? 0 : n_kb < p.ring.stages ? n_kb : p.ring.stages;
-  const uint32_t bytes = p.ring.stage_bytes + MT * 4;
-  ti_swap_pos at = ti_swap_first(smem, p.ring);
-  for (int kb = 0; kb < ahead; kb++) {
-    if (ti_elect()) {
-      ti_swap_expect(at.bar, bytes);
-      load_w(p, at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0);
-    }
-    ti_swap_next(&at, p.ring, smem);
-  }
-  ti_griddep_wait();
-  at = ti_swap_first(smem, p.ring);
-  for (int kb = 0; kb < n_kb; kb++) {
-    const bool all = kb >= ahead;
-    if (all) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
-    if (ti_elect()) {
-      if (all) ti_swap_expect(at.bar, bytes);
-      ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, (kb0 + kb) * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
-      ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, m0, kb0 + kb, TI_L2_EVICT_LAST);
-      if (all) load_w(p, at.stage, w, at.bar, (kb0 + kb) * TI_SWAP_K, n0);
-    }
-    ti_swap_next(&at, p.ring, smem);
-  }
+TI_DEV void load_x(uint32_t smem, const small_params &p, const CUtensorMap *x, const CUtensorMap *xs, const ti_swap_pos &at, int kb, int m0) {
+  ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, kb * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
+  ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, m0, kb, TI_L2_EVICT_LAST);
 }
 
 // This block's sums of K for every token, in shared memory: the reduction buffer itself where the block is alone, else the ring, which is empty by now.
@@ -201,29 +179,59 @@ typedef struct small_block {
   int n_own;                // tokens that it sums up and writes, from rank * own on (none: <= 0)
 } small_block;
 
+// All loads of this block, by one warp. The first ring goes out before anything else; after another op in the stream that is W alone, and x follows
+// once that op is known to have ended.
 template <int MT>
 TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
                       const CUtensorMap *xs) {
-  const int n_warp = p.rows / 16;
   const bool loader = (int)threadIdx.x < 2 * p.rows + 32;
-  if (loader && ti_elect()) {
-    ti_tma_prefetch_map(x);
-    ti_tma_prefetch_map(w);
-    ti_tma_prefetch_map(xs);
+  const int lane = (int)threadIdx.x & 31, ring = b.n_kb < p.ring.stages ? b.n_kb : p.ring.stages;
+  ti_swap_pos at = ti_swap_first(base, p.ring);
+  if (loader) {
+    if (lane < 3) ti_tma_prefetch_map(lane == 0 ? w : lane == 1 ? x : xs);
     uint64_t *full = (uint64_t *)(smem + p.ring.bars), *done = (uint64_t *)(smem + p.done);
-    for (int i = 0; i < p.ring.stages; i++) {
-      ti_mbar_init(full + i, 1);
-      ti_mbar_init(full + p.ring.stages + i, n_warp);
+    if (lane < ring) {
+      ti_mbar_init(full + lane, 1);
+      ti_mbar_init(full + p.ring.stages + lane, p.rows / 16);
     }
-    ti_mbar_init(done, 1);
+    if (lane == 0) ti_mbar_init(done, 1);
     ti_fence_mbar_init();
-    if (p.split > 1 && b.n_own > 0) ti_mbar_expect(done, (uint32_t)(p.split * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
+    __syncwarp();
+    for (int kb = 0; kb < ring; kb++) {
+      if (ti_elect()) {
+        ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+        if (!p.early) load_x<MT>(base, p, x, xs, at, b.kb0 + kb, b.m0);
+        load_w(p, w, at, b.kb0 + kb, b.n0);
+      }
+      ti_swap_next(&at, p.ring, base);
+    }
+    if (lane == 0 && p.split > 1 && b.n_own > 0) {
+      ti_mbar_expect(done, (uint32_t)(p.split * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
+    }
+    __syncwarp();
   }
-  __syncwarp();
   __syncthreads();
   if (p.split > 1) ti_cluster_arrive_relaxed();
   ti_griddep_launch();
-  if (loader) load_all<MT>(base, p, w, x, xs, b.kb0, b.n_kb, b.n0, b.m0);
+  if (loader) {
+    ti_griddep_wait();
+    if (p.early) {
+      at = ti_swap_first(base, p.ring);
+      for (int kb = 0; kb < ring; kb++) {
+        if (ti_elect()) load_x<MT>(base, p, x, xs, at, b.kb0 + kb, b.m0);
+        ti_swap_next(&at, p.ring, base);
+      }
+    }
+    for (int kb = ring; kb < b.n_kb; kb++) {
+      ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
+      if (ti_elect()) {
+        ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+        load_x<MT>(base, p, x, xs, at, b.kb0 + kb, b.m0);
+        load_w(p, w, at, b.kb0 + kb, b.n0);
+      }
+      ti_swap_next(&at, p.ring, base);
+    }
+  }
   __syncwarp();
   if (p.split > 1) ti_cluster_wait();
   if (p.split > 1 && MT > TI_SMALL_DIRECT) {
@@ -269,9 +277,10 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
   extern __shared__ __align__(1024) uint8_t smem[];
   const uint32_t base = ti_swap_uniform(ti_smem(smem));
   small_block b;
-  b.rank = p.split > 1 ? (int)ti_cluster_rank() : 0;
-  b.n0 = (int)blockIdx.x / p.split * p.rows, b.m0 = (int)blockIdx.y * MT, b.n_tok = p.m - b.m0 < MT ? p.m - b.m0 : MT;
-  b.kb0 = p.n_kb * b.rank / p.split, b.n_kb = p.n_kb * (b.rank + 1) / p.split - b.kb0;
+  b.rank = (int)blockIdx.x;  // clusters lie along x
+  b.n0 = (int)blockIdx.y * p.rows, b.m0 = (int)blockIdx.z * MT, b.n_tok = p.m - b.m0 < MT ? p.m - b.m0 : MT;
+  const bool longer = b.rank < p.n_longer;
+  b.kb0 = b.rank * p.n_kb + (longer ? b.rank : p.n_longer), b.n_kb = p.n_kb + longer;
   const int left = b.n_tok - b.rank * p.own;
   b.n_own = left < p.own ? left : p.own;
   if ((int)ti_swap_uniform(threadIdx.x / 32) >= p.rows / 16) {
@@ -307,19 +316,34 @@ extern "C" bool ti_cuda_fp8_small_takes(const ti_fp8_small_plan *p) {
   return p->per_sm == 1 || (p->per_sm == 2 && p->rows <= 128 && p->tokens <= 64 && !(p->tokens == 64 && p->ahead));
 }
 
-// From the lab's sweeps on an H200: some 200 blocks of 64 rows with K split, or, where there are more, whole K and 128 rows.
+static int at_most(int x, int most) { return x < most ? x : most; }
+
+// From the lab's sweeps on an H200: the figures are those that came out best there.
+//   up to 32 tokens    64 rows, two blocks an SM, K split until there are some 220 blocks; where n alone gives so many: whole K
+//   33 .. 64           64 rows, one block an SM
+//   65 ..              the same for small n, in two halves; else 128 tokens a block
+// One block an SM: a cluster of 3 or more does not fill the chip's odd-sized parts, so the split stays at 3 or below unless there are few blocks anyway.
 extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
-  const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K, tiles = (n + 63) / 64, most = n_kb / 3 < 8 ? n_kb / 3 : 8;
-  ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, m <= 32, 2};
+  const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K, tiles = (n + 63) / 64;
+  ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, 1, 1};
   if (silu) {
-    p.rows = 256, p.per_sm = 1;
-    p.split = n_sm / (n / 256);
-  } else if (3 * tiles <= 4 * n_sm) {
-    p.split = (m <= 64 ? n_sm * 17 / 10 : n_sm) / tiles;
+    p.rows = 256, p.ahead = m <= 32, p.split = n_sm / (n / 256);
+  } else if (3 * tiles > 4 * n_sm) {  // many rows: one wave of 192 where they fit, else pairs of 128
+    p.tokens = m > 64 ? 128 : p.tokens;
+    const bool wave = tiles > 2 * n_sm && tiles <= 3 * n_sm;
+    p.rows = wave ? 192 : 128, p.per_sm = wave || m > 64 ? 1 : 2;
+    p.ahead = m <= 32 || (m > 64 && !wave);
+  } else if (m <= 32) {
+    p.per_sm = 2, p.split = n_sm * 17 / 10 / tiles;
+  } else if (m <= 64 || 3 * tiles <= n_sm) {
+    p.split = n_sm / (m <= 64 ? tiles : 2 * tiles);
+    if (8 * tiles > n_sm) p.split = at_most(p.split, 3);
   } else {
-    p.rows = 128;
+    p.tokens = 128, p.split = at_most(n_sm / tiles, 2);
+    if (tiles <= n_sm && tiles * 2 > n_sm && n_kb >= 64) p.rows = 128, p.split = 2;
+    if (tiles > n_sm) p.rows = 128;
   }
-  if (p.split > most) p.split = most;
+  p.split = at_most(p.split, at_most(n_kb / 3, 8));
   if (p.split < 1 || deterministic) p.split = 1;
   return p;
 }
@@ -347,7 +371,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   p.out = a->out, p.w_scale = a->w_scale, p.bias = a->bias, p.q = a->q, p.q_scale = a->q_scale;
   p.ldo = a->ldo ? a->ldo : a->silu ? a->n / 2 : a->n;
   p.w_scale_ld = a->w_scale_ld ? a->w_scale_ld : n_kb;
-  p.m = a->m, p.n = a->n, p.n_kb = n_kb, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
+  p.m = a->m, p.n = a->n, p.n_kb = n_kb / split, p.n_longer = n_kb % split, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
   p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.stacked = a->stacked, p.early = d->pdl;
   const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
   p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
@@ -357,7 +381,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   const int laid = split > 1 && plan.tokens > TI_SMALL_DIRECT ? tok * p.ldr * 4 : 0;
   int stages = 1;
   while ((int)(ti_swap_layout(plan.rows, plan.tokens, stages).xs) < laid) stages++;
-  while (stages < kb_most && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
+  while (stages < kb_most && stages < TI_SWAP_STAGES && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
   p.ring = ti_swap_layout(plan.rows, plan.tokens, stages);
   p.red = (int)p.ring.end, p.done = p.red + red;
   const int smem = p.done + 8;
@@ -368,7 +392,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   if (s != TI_OK) return s;
   cudaLaunchAttribute at[2];
   cudaLaunchConfig_t c = {};
-  c.gridDim = dim3((unsigned)((a->n + plan.rows - 1) / plan.rows * split), (unsigned)((a->m + plan.tokens - 1) / plan.tokens));
+  c.gridDim = dim3((unsigned)split, (unsigned)((a->n + plan.rows - 1) / plan.rows), (unsigned)((a->m + plan.tokens - 1) / plan.tokens));
   c.blockDim = dim3((unsigned)(plan.rows * 2 + ti_swap_load_threads(plan.tokens)));
   c.dynamicSmemBytes = (size_t)smem;
   c.stream = d->stream;
