@@ -23,9 +23,13 @@ typedef struct job {
   ti_gemv_bf16_args a;
   ti_blas_args b;
 } job;
+// groups 0 stands for the kernel without shared memory.
+static ti_status gemv(ti_dev *d, const ti_gemv_bf16_args *a) {
+  return a->tile && a->tile->groups == 0 ? ti_cuda_gemv_bf16_direct(d, a) : ti_cuda_gemv_bf16(d, a);
+}
 static void run_ours(void *arg) {
   job *j = (job *)arg;
-  lab_op(j->l, ti_cuda_gemv_bf16(&j->l->dev, &j->a), "gemv_bf16");
+  lab_op(j->l, gemv(&j->l->dev, &j->a), "gemv_bf16");
 }
 static void run_blas(void *arg) {
   job *j = (job *)arg;
@@ -92,7 +96,7 @@ static ti_gemv_bf16_args args_of(const check *c, void *out, int m, const ti_gemv
 static bool run_into(const check *c, void *out, int m, const ti_gemv_bf16_tile *t, bool f32) {
   lab_poison(c->l, out, (size_t)(MAX_M * c->ldo) * 4);
   const ti_gemv_bf16_args a = args_of(c, out, m, t, f32);
-  lab_op(c->l, ti_cuda_gemv_bf16(&c->l->dev, &a), "gemv_bf16");
+  lab_op(c->l, gemv(&c->l->dev, &a), "gemv_bf16");
   lab_sync(c->l, "gemv_bf16");
   // nothing is written behind a row nor behind the last one
   const size_t size = f32 ? 4 : 2;
@@ -104,22 +108,24 @@ static bool run_into(const check *c, void *out, int m, const ti_gemv_bf16_tile *
 
 static void check_tile(check *c, const ti_gemv_bf16_tile *t, bool every) {
   lab *l = c->l;
+  const bool direct = t && t->groups == 0;
+  const int top = direct ? 8 : MAX_M;
   const int g = t ? t->groups : 0, s = t ? t->split : 0, st = t ? t->ring_kb : 0;
   int bad = 0;
   double worst = 0;
   for (int f32 = 0; f32 < 2; f32++) {
-    lab_expect(l, run_into(c, c->all, MAX_M, t, f32), "n %lld k %lld tile %d/%d/%d: writes outside", (long long)c->n, (long long)c->k, g, s, st);
+    lab_expect(l, run_into(c, c->all, top, t, f32), "n %lld k %lld tile %d/%d/%d: writes outside", (long long)c->n, (long long)c->k, g, s, st);
     const ti_dtype type = f32 ? TI_F32 : TI_BF16;
-    const lab_error e = lab_compare(l, c->all, type, c->ldo, c->ref, c->mag, MAX_M, c->n, lab_fp32_bound(c->k));
+    const lab_error e = lab_compare(l, c->all, type, c->ldo, c->ref, c->mag, top, c->n, lab_fp32_bound(c->k));
     worst = fmax(worst, e.worst);
     lab_expect(l, e.worst <= 1.0 && e.diff < 1e-3, "n %lld k %lld tile %d/%d/%d f32 %d: worst %.3g of the bound, diff %.2e at %lld", (long long)c->n,
                (long long)c->k, g, s, st, f32, e.worst, e.diff, (long long)e.at);
-    for (int m = 1; m <= 70 && bad < 3; m += every || m < 9 ? 1 : 11) {
+    for (int m = 1; m <= (direct ? 8 : 70) && bad < 3; m += every || m < 9 ? 1 : 11) {
       bool ok = run_into(c, c->out, m, t, f32);
       ok = ok && lab_same(l, c->out, c->all, (size_t)(m * c->ldo) * (f32 ? 4 : 2));
       ok = ok && run_into(c, c->again, m, t, f32) && lab_same(l, c->out, c->again, (size_t)(m * c->ldo) * (f32 ? 4 : 2));
       bad += !lab_expect(l, ok, "n %lld k %lld tile %d/%d/%d f32 %d m %d: bits differ from m = %d, or it writes outside", (long long)c->n,
-                         (long long)c->k, g, s, st, f32, m, MAX_M);
+                         (long long)c->k, g, s, st, f32, m, top);
     }
   }
   printf("  n %6lld k %6lld groups %d split %d ring %3d KB: worst %.3f of the bound%s\n", (long long)c->n, (long long)c->k, g, s, st, worst,
@@ -199,6 +205,8 @@ static void check_all(lab *l) {
     check c;
     check_open(&c, l, odd[i][0], odd[i][1]);
     check_tile(&c, NULL, i < 2);
+    const ti_gemv_bf16_tile direct = {0, 1, 0};
+    check_tile(&c, &direct, true);
     for (int g = 1; g < 3; g++) {
       for (int s = 1; s <= 8; s *= 2) {
         const ti_gemv_bf16_tile t = {g, s, s == 4 ? 190 : s == 1 ? 0 : 48};
@@ -279,6 +287,11 @@ static void sweep(lab *l) {
       const double bytes = bytes_of(m, n, k);
       printf("n %lld k %lld m %d: cuBLASLt %.2f / %.2f, reading W %.2f\n", (long long)n, (long long)k, m,
              l->blas ? lab_time_us(l, run_blas, &j) : 0.0, l->blas ? repeat_us(l, &j, true) : 0.0, lab_time_us(l, run_read, &j));
+      if (m <= 8) {
+        const ti_gemv_bf16_tile t = {0, 1, 0};
+        j.a.tile = &t;
+        printf("  direct %.2f/%.2f\n", lab_time_us(l, run_ours, &j), repeat_us(l, &j, false));
+      }
       for (int g = 1; g < 3; g++) {
         for (int s = 1; s <= 8; s *= 2) {
           const int64_t blocks = (n + 64 * g - 1) / (64 * g) * s;

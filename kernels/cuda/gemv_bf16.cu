@@ -15,19 +15,11 @@
 // Bound by reading W.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemv_bf16.h"
+#include "kernels/cuda/gemv_out.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 enum { BK = 64, ROWS = 64, MAX_TOKENS = 64, MAX_STAGES = 24 };
-
-struct out_args {
-  void *out;
-  const float *bias;
-  int m;
-  int64_t n, ldo;
-  int64_t half;                 // rows of the gate where W is interleaved, else 0
-  bool f32, accumulate, pairs;  // pairs: two neighbours are written as one
-};
 
 // ---- the sums' way out ----
 
@@ -57,50 +49,9 @@ static __device__ __forceinline__ void send(float *inbox, int token, int r, floa
   }
 }
 
-// Row r of W is this column of out.
-static __device__ __forceinline__ int64_t column(int64_t r, int64_t half) {
-  enum { RUN = TI_CUDA_GATE_RUN };
-  if (!half) return r;
-  return r / (2 * RUN) * RUN + r % RUN + (r % (2 * RUN) >= RUN ? half : 0);
-}
-
-static __device__ __forceinline__ void put(const out_args &a, int token, int64_t row, float2 v) {
-  const int64_t c = column(row, a.half), i = token * a.ldo + c;
-  const bool two = row + 1 < a.n;
-  if (a.bias) {
-    v.x += a.bias[c];
-    if (two) v.y += a.bias[c + 1];
-  }
-  if (a.f32) {
-    float *o = static_cast<float *>(a.out) + i;
-    if (a.accumulate) {
-      v.x += o[0];
-      if (two) v.y += o[1];
-    }
-    if (two && a.pairs) {
-      *reinterpret_cast<float2 *>(o) = v;
-    } else {
-      o[0] = v.x;
-      if (two) o[1] = v.y;
-    }
-  } else {
-    bf16 *o = static_cast<bf16 *>(a.out) + i;
-    if (a.accumulate) {
-      v.x += __bfloat162float(o[0]);
-      if (two) v.y += __bfloat162float(o[1]);
-    }
-    if (two && a.pairs) {
-      *reinterpret_cast<uint32_t *>(o) = ti_bf16x2(v.x, v.y);
-    } else {
-      o[0] = __float2bfloat16_rn(v.x);
-      if (two) o[1] = __float2bfloat16_rn(v.y);
-    }
-  }
-}
-
 // The share of this part, over parts in order.
 template <int G, bool SILU>
-static __device__ __forceinline__ void finish(const out_args &a, const float *inbox, int64_t row0, int token0, int share, int part, int split) {
+static __device__ __forceinline__ void finish(const ti_gemv_out &a, const float *inbox, int64_t row0, int token0, int share, int part, int split) {
   typedef item<G, SILU> it;
   for (int i = threadIdx.x; i < share; i += blockDim.x) {
     float v[it::WIDTH] = {};
@@ -113,7 +64,7 @@ static __device__ __forceinline__ void finish(const out_args &a, const float *in
       bf16 *o = static_cast<bf16 *>(a.out) + token * a.ldo + row0 / 2 + r;
       *reinterpret_cast<uint32_t *>(o) = ti_bf16x2(ti_silu_mul(v[0], v[2]), ti_silu_mul(v[1], v[3]));
     } else if (row0 + r < a.n) {
-      put(a, token, row0 + r, make_float2(v[0], v[1]));
+      ti_gemv_put(a, token, row0 + r, make_float2(v[0], v[1]));
     }
   }
 }
@@ -123,7 +74,7 @@ static __device__ __forceinline__ void finish(const out_args &a, const float *in
 // grid: (split, bands of rows, passes of MAX_TOKENS tokens), clusters of `split` along x. Shared memory: ring[stages], then the inbox.
 template <int G, int NT, bool SILU>
 static __global__ void __launch_bounds__(128 * G + 32)
-    gemv_kernel(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap, out_args a, int n_block, int stages) {
+    gemv_kernel(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap, ti_gemv_out a, int n_block, int stages) {
   enum { W_BYTES = G * ROWS * BK * 2, X_BYTES = NT * BK * 2, STAGE = W_BYTES + X_BYTES };
   extern __shared__ __align__(1024) uint8_t ring[];
   __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES];
@@ -204,7 +155,7 @@ static __global__ void __launch_bounds__(128 * G + 32)
 
 // ---- launching ----
 
-typedef void (*gemv_fn)(CUtensorMap, CUtensorMap, out_args, int, int);
+typedef void (*gemv_fn)(CUtensorMap, CUtensorMap, ti_gemv_out, int, int);
 
 template <int G, bool SILU>
 static gemv_fn pick_tokens(int nt) {
@@ -227,12 +178,11 @@ bool ti_gemv_bf16_takes(const ti_gemv_bf16_args *a) {
 }
 
 ti_gemv_bf16_tile ti_gemv_bf16_pick(const ti_dev *d, int64_t n, int64_t k, bool silu_mul) {
+  // About a block an SM or two, whose rings together hold 100 to 160 KB an SM: less leaves memory idle, more makes its pages thrash.
   ti_gemv_bf16_tile t = {silu_mul || n >= 16384 ? 2 : 1, 1, 0};
   const int64_t blocks = (k + BK - 1) / BK, bands = (n + ROWS * t.groups - 1) / (ROWS * t.groups);
-  while (t.split < 8 && bands * t.split < d->n_sm * 3 / 4 && blocks / (2 * t.split) >= 4) t.split *= 2;
-  const int64_t on_sm = (bands * t.split + d->n_sm - 1) / d->n_sm;
-  t.ring_kb = on_sm >= 3 ? 32 : 96 / (int)on_sm;
-  if (t.groups == 2 && t.ring_kb < 64) t.ring_kb = 64;
+  while (t.split < 4 && bands * t.split * 10 < d->n_sm * 7 && blocks / (2 * t.split) >= 4) t.split *= 2;
+  t.ring_kb = t.groups == 2 ? 96 : bands * t.split <= d->n_sm ? 128 : 80;
   return t;
 }
 
@@ -242,7 +192,7 @@ ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
   const ti_gemv_bf16_tile t = a->tile ? *a->tile : ti_gemv_bf16_pick(d, a->n, a->k, a->silu_mul);
   assert((t.groups == 1 || t.groups == 2) && t.split >= 1 && t.split <= 8 && t.ring_kb >= 0 && t.ring_kb <= 192);
   assert(!a->silu_mul || t.groups == 2);
-  const int64_t ldx = a->ldx ? a->ldx : a->k, ldo = a->ldo ? a->ldo : a->silu_mul ? a->n / 2 : a->n;
+  const int64_t ldx = a->ldx ? a->ldx : a->k;
   const int nt = a->m <= 8 ? 8 : a->m <= 16 ? 16 : a->m <= 32 ? 32 : 64, rows = ROWS * t.groups;
   const int stage = (rows + nt) * BK * 2, fit = (t.ring_kb << 10) / stage, stages = fit < 2 ? 2 : fit > MAX_STAGES ? MAX_STAGES : fit;
 
@@ -253,16 +203,7 @@ ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
       ti_tensor_map_2d(&xmap, TI_TMA_BF16, a->x, xdim, &ldx, xbox, TI_TMA_128B) != TI_OK) {
     return ti_cuda_result(d, "gemv_bf16", cudaErrorInvalidValue);
   }
-  const size_t align = a->out_f32 ? 8 : 4;
-  const out_args o = {.out = a->out,
-                      .bias = a->bias,
-                      .m = a->m,
-                      .n = a->n,
-                      .ldo = ldo,
-                      .half = a->gate_up && !a->silu_mul ? a->n / 2 : 0,
-                      .f32 = a->out_f32,
-                      .accumulate = a->accumulate,
-                      .pairs = ldo % 2 == 0 && (uintptr_t)a->out % align == 0};
+  const ti_gemv_out o = ti_gemv_out_of(a);
   const gemv_fn fn = a->silu_mul ? pick_tokens<2, true>(nt) : t.groups == 2 ? pick_tokens<2, false>(nt) : pick_tokens<1, false>(nt);
   const size_t smem = (size_t)(stages * stage + nt * rows * 4);
   cudaError_t e = cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);

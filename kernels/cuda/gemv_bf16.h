@@ -34,6 +34,8 @@ bool ti_gemv_bf16_takes(const ti_gemv_bf16_args *a);
 ti_gemv_bf16_tile ti_gemv_bf16_pick(const ti_dev *d, int64_t n, int64_t k, bool silu_mul);
 // One launch, no scratch. The order of sums is a function of (n, k): a row's bits are the same for every m. Above 64 rows W is read once for each 64.
 ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a);
+// The same by another kernel, for m <= 8 and without silu_mul: faster for small matrices, in another order (a function of k alone).
+ti_status ti_cuda_gemv_bf16_direct(ti_dev *d, const ti_gemv_bf16_args *a);
 
 #ifdef __cplusplus
 }

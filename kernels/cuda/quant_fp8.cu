@@ -167,7 +167,7 @@ struct norm_args {
 
 // V vectors of 8 a thread: vector v of thread t starts at 8 (v blockDim + t).
 template <int V>
-static __global__ void __launch_bounds__(1024 / V) norm_kernel(norm_args a) {
+static __global__ void __launch_bounds__(V == 1 ? 1024 : 512) norm_kernel(norm_args a) {
   __shared__ float part[32];
   float w[V][8], x[V][8], r[V][8], sum = 0.0f;
   const int64_t row = blockIdx.x;
@@ -250,10 +250,6 @@ static __global__ void __launch_bounds__(32 * WARPS) norm_plain_kernel(norm_args
   }
 }
 
-#ifndef NORM_V
-#define NORM_V 2
-#endif
-
 ti_status ti_cuda_rmsnorm_quant(ti_dev *d, const ti_rmsnorm_args *a) {
   assert((a->out || a->q) && (!a->q || a->q_scale));
   if (a->n_row == 0) return TI_OK;
@@ -268,11 +264,15 @@ ti_status ti_cuda_rmsnorm_quant(ti_dev *d, const ti_rmsnorm_args *a) {
                        .ldx = a->ldx ? a->ldx : a->dim,
                        .ldo = a->ldo ? a->ldo : a->dim,
                        .eps = a->eps};
-  const bool vec = ((a->dim | n.ldx | n.ldo) & 7) == 0 && a->dim <= 32768 && ti_aligned16(a->x) && ti_aligned16(a->out) &&
+  const bool vec = ((a->dim | n.ldx | n.ldo) & 7) == 0 && a->dim <= 16384 && ti_aligned16(a->x) && ti_aligned16(a->out) &&
                    ti_aligned16(a->residual) && ti_aligned16(a->weight) && ((uintptr_t)a->q & 7) == 0;
   if (!vec) return ti_launch(d, "rmsnorm", norm_plain_kernel, a->n_row, 32 * WARPS, 0, n);
   // The order of the sum is a function of dim: so must V be.
   static void (*const kernels[])(norm_args) = {norm_kernel<1>, norm_kernel<2>, norm_kernel<4>};
+  #ifdef NORM_V
+  const int v = a->dim <= 8192 ? NORM_V : 2;
+#else
   const int v = a->dim <= 1024 ? 0 : a->dim <= 8192 ? 1 : 2;
+#endif
   return ti_launch(d, "rmsnorm", kernels[v], a->n_row, 32 * ti_ceil_div(a->dim, 8 * 32 << v), 0, n);
 }
