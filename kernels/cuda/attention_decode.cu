@@ -1,0 +1,322 @@
+// Decode: runs of few rows over paged KV (one row a sequence; the rows of a draft). Bound by memory: K and V are read once.
+#include "kernels/cuda/attention.cuh"
+
+enum { ROWS = 16, WARPS = 4, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8 };
+
+static __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+static __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t at) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+static __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t at) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at)
+               : "memory");
+}
+
+// Shared memory behind the ring of stages.
+struct shared {
+  bf16 p[ROWS][P_LD];
+  float max[ROWS][WARPS];
+  float sum[ROWS][4][WARPS];  // a lane of the quad, then warps
+  uint64_t full[8], empty[8];
+};
+
+static __device__ __forceinline__ bool find_tile(const attn &a, int at, int tiles_a_run, attn_tile *t) {
+  const int seq = at / tiles_a_run, first = at % tiles_a_run * ROWS, rows = a.seq_row0[seq + 1] - a.seq_row0[seq];
+  if (first >= rows * a.group || rows > a.long_rows) return false;
+  tile_of(a, seq, first, ROWS, t);
+  return true;
+}
+
+// Address of 16 bytes `col` of row r in a stage.
+template <int HALVES>
+static __device__ __forceinline__ uint32_t at128(uint32_t stage, int r, int col) {
+  return stage + (HALVES > 1 ? col / 8 * (SPAN * 128) : 0) + r * 128 + (((col ^ r) & 7) << 4);
+}
+
+template <int DIM>
+static __global__ void __launch_bounds__(THREADS) decode_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int tiles_a_run,
+                                                                int n_stage) {
+  constexpr int HALVES = (DIM + 63) / 64, KS = DIM / 16, PAIRS = DIM / 16, MINE = (PAIRS + WARPS - 1) / WARPS, STAGE = HALVES * SPAN * 128;
+  extern __shared__ __align__(1024) uint8_t ring[];
+  shared *sh = (shared *)(ring + (size_t)n_stage * STAGE);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q4 = lane % 4, head = blockIdx.y;
+  if (threadIdx.x == MATH) {
+    ti_tma_prefetch_map(&map);
+    for (int i = 0; i < n_stage; i++) {
+      ti_mbar_init(&sh->full[i], 1);
+      ti_mbar_init(&sh->empty[i], WARPS);
+    }
+    ti_fence_mbar_init();
+  }
+  __syncthreads();
+  ti_pdl_wait();
+  ti_pdl_launch();
+  attn_tile t;
+  if (!find_tile(a, blockIdx.x, tiles_a_run, &t)) return;
+  int run0, run1;
+  run_chunks(a, t.seq, t.row0, t.n / a.group, &run0, &run1);
+  const int c0 = run0 + blockIdx.z * a.block_chunks, c1 = min(c0 + a.block_chunks, run1 + 1) - 1;
+  const bool whole = a.n_slot == 0 || run0 == run1;
+  if (whole ? blockIdx.z > 0 : c0 > c1) return;
+  const int s0 = max(t.lo / SPAN, c0 * CHUNK_SPANS), s1 = t.hi < t.lo ? s0 - 1 : min(t.hi / SPAN, c1 * CHUNK_SPANS + CHUNK_SPANS - 1);
+  if (warp == WARPS) {
+    attn_fetch<HALVES>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty);
+    return;
+  }
+
+  uint32_t q[KS][4];
+  int lo[2], hi[2];
+  uint64_t mask[2];
+  int64_t out_at[2];
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int packed = t.first + g + 8 * r;
+    const bool in = packed < t.n;
+    const int row = t.row0 + (in ? packed / a.group : 0), h = head * a.group + packed % a.group;
+    const row_span rs = row_limits(a, t.seq, row);
+    lo[r] = rs.lo, hi[r] = rs.hi;
+    mask[r] = a.mask ? a.mask[row] : ~0ull;
+    out_at[r] = in ? (int64_t)row * a.n_head + h : -1;
+    const bf16 *src = a.q + (int64_t)row * a.ldq + (int64_t)h * DIM + 2 * q4;
+#pragma unroll
+    for (int k = 0; k < KS; k++) {
+      q[k][r] = in ? *(const uint32_t *)(src + 16 * k) : 0;
+      q[k][r + 2] = in ? *(const uint32_t *)(src + 16 * k + 8) : 0;
+    }
+  }
+
+  float chunk_o[MINE][2][4] = {}, row_o[MINE][2][4] = {};
+  float chunk_m[2] = {-CUDART_INF_F, -CUDART_INF_F}, chunk_l[2] = {0, 0}, row_m[2] = {-CUDART_INF_F, -CUDART_INF_F}, row_l[2] = {0, 0};
+  const uint32_t ring_at = ti_smem(ring), p_at = ti_smem(sh->p);
+  int stage = 0;
+  uint32_t phase = 0;
+  for (int s = s0; s <= s1; s++) {
+    // scores of keys 32 warp .. + 31
+    float x[4][4] = {};
+    ti_mbar_wait(&sh->full[stage], phase);
+    const uint32_t k_at = ring_at + stage * STAGE;
+#pragma unroll
+    for (int k = 0; k < KS; k += 2) {
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        uint32_t b[4];
+        ldmatrix_x4(b, at128<HALVES>(k_at, 32 * warp + 8 * j + lane % 8, 2 * k + lane / 8));
+        mma_bf16(x[j], q[k], b[0], b[1]);
+        if (k + 1 < KS) mma_bf16(x[j], q[k + 1 < KS ? k + 1 : k], b[2], b[3]);
+      }
+    }
+    __syncwarp();
+    if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
+    if (++stage == n_stage) stage = 0, phase ^= 1;
+
+    const int base = s * SPAN + 32 * warp + 2 * q4;
+    if (s * SPAN < t.lo_all || s * SPAN + SPAN > t.hi_plain + 1) {
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int p = base + 8 * j + (i & 1), r = i / 2, own = p - t.own0;
+          const bool sees = p >= lo[r] && p <= hi[r] && (own < 0 || own > 63 || (mask[r] >> own & 1));
+          if (!sees) x[j][i] = -CUDART_INF_F;
+        }
+      }
+    }
+    float m[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      m[r] = fmaxf(x[0][2 * r], x[0][2 * r + 1]);
+#pragma unroll
+      for (int j = 1; j < 4; j++) m[r] = fmaxf(m[r], fmaxf(x[j][2 * r], x[j][2 * r + 1]));
+      m[r] = quad_max(m[r]);
+      if (q4 == 0) sh->max[g + 8 * r][warp] = m[r];
+    }
+    ti_bar_sync(1, MATH);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const float4 v = *(const float4 *)sh->max[g + 8 * r];
+      m[r] = __fmul_rn(fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)), a.c);
+      const float ref = m[r] == -CUDART_INF_F ? 0.0f : m[r];
+      float sum = 0.0f;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const float p0 = exp2_fast(__fmaf_rn(x[j][2 * r], a.c, -ref)), p1 = exp2_fast(__fmaf_rn(x[j][2 * r + 1], a.c, -ref));
+        sum += p0;
+        sum += p1;
+        *(uint32_t *)&sh->p[g + 8 * r][32 * warp + 8 * j + 2 * q4] = ti_pack_bf16(p0, p1);
+      }
+      sh->sum[g + 8 * r][q4][warp] = sum;
+    }
+    ti_mbar_wait(&sh->full[stage], phase);
+    const bool ragged = s * SPAN < t.lo || s * SPAN + SPAN - 1 > t.hi;
+    if (ragged) attn_clear_outside<HALVES, MATH>(ring + (size_t)stage * STAGE, s, t.lo, t.hi);
+    ti_bar_sync(1, MATH);
+
+    float o[MINE][2][4] = {};
+    const uint32_t v_at = ring_at + stage * STAGE;
+#pragma unroll
+    for (int k = 0; k < SPAN / 16; k++) {
+      uint32_t p[4];
+      ldmatrix_x4(p, p_at + (lane % 16) * (P_LD * 2) + (2 * k + lane / 16) * 16);
+#pragma unroll
+      for (int i = 0; i < MINE; i++) {
+        const int pair = warp + WARPS * i;
+        if (PAIRS % WARPS && pair >= PAIRS) continue;
+        uint32_t b[4];
+        ldmatrix_x4_trans(b, at128<HALVES>(v_at, 16 * k + lane % 16, 2 * pair + lane / 16));
+        mma_bf16(o[i][0], p, b[0], b[1]);
+        mma_bf16(o[i][1], p, b[2], b[3]);
+      }
+    }
+    if (ragged) ti_fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
+    if (++stage == n_stage) stage = 0, phase ^= 1;
+
+    const bool last = s == s1 || s % CHUNK_SPANS == CHUNK_SPANS - 1;
+    const int slot = s / CHUNK_SPANS - run0;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const float4 v = *(const float4 *)sh->sum[g + 8 * r][q4];
+      const fold_factors f = fold_of(chunk_m[r], m[r]);
+      chunk_m[r] = f.max;
+      chunk_l[r] = fold(chunk_l[r], (v.x + v.y) + (v.z + v.w), f);
+#pragma unroll
+      for (int i = 0; i < MINE; i++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) chunk_o[i][e / 2][2 * r + e % 2] = fold(chunk_o[i][e / 2][2 * r + e % 2], o[i][e / 2][2 * r + e % 2], f);
+      }
+      if (!last) continue;
+      const float l = quad_sum(chunk_l[r]);
+      if (whole) {
+        const fold_factors w = fold_of(row_m[r], chunk_m[r]);
+        row_m[r] = w.max;
+        row_l[r] = fold(row_l[r], l, w);
+#pragma unroll
+        for (int i = 0; i < MINE; i++) {
+#pragma unroll
+          for (int e = 0; e < 4; e++) row_o[i][e / 2][2 * r + e % 2] = fold(row_o[i][e / 2][2 * r + e % 2], chunk_o[i][e / 2][2 * r + e % 2], w);
+        }
+      } else if (out_at[r] >= 0) {
+        const int64_t at = out_at[r] * a.n_slot + slot;
+        if (warp == 0 && q4 == 0) a.part_ml[at] = make_float2(chunk_m[r], l);
+#pragma unroll
+        for (int i = 0; i < MINE; i++) {
+          const int pair = warp + WARPS * i;
+          if (PAIRS % WARPS && pair >= PAIRS) continue;
+#pragma unroll
+          for (int n = 0; n < 2; n++) {
+            *(float2 *)(a.part_o + at * DIM + 16 * pair + 8 * n + 2 * q4) = make_float2(chunk_o[i][n][2 * r], chunk_o[i][n][2 * r + 1]);
+          }
+        }
+      }
+      chunk_m[r] = -CUDART_INF_F, chunk_l[r] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < MINE; i++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) chunk_o[i][e / 2][2 * r + e % 2] = 0.0f;
+      }
+    }
+  }
+  if (!whole) return;
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    if (out_at[r] < 0) continue;
+    const int row = (int)(out_at[r] / a.n_head), h = (int)(out_at[r] % a.n_head);
+    const float inv = inverse(row_l[r]);
+    bf16 *dst = a.out + (int64_t)row * a.ldo + (int64_t)h * DIM + 2 * q4;
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+      const int pair = warp + WARPS * i;
+      if (PAIRS % WARPS && pair >= PAIRS) continue;
+#pragma unroll
+      for (int n = 0; n < 2; n++) {
+        *(uint32_t *)(dst + 16 * pair + 8 * n) = ti_pack_bf16(row_o[i][n][2 * r] * inv, row_o[i][n][2 * r + 1] * inv);
+      }
+    }
+  }
+}
+
+// ---- the second kernel: a row's chunks, in order ----
+
+enum { COMBINE_MAX = 4096 };  // chunks: 2 M places
+
+template <int DIM>
+static __global__ void __launch_bounds__(DIM < 128 ? 128 : DIM) combine_kernel(const __grid_constant__ attn a) {
+  extern __shared__ float2 factors[];  // [n_slot] a, b of each chunk
+  __shared__ float total;
+  ti_pdl_wait();
+  ti_pdl_launch();
+  const int row = blockIdx.x, h = blockIdx.y, seq = a.seq[row], row0 = a.seq_row0[seq], row1 = a.seq_row0[seq + 1];
+  const row_span mine = row_limits(a, seq, row);
+  int run0, run1;
+  run_chunks(a, seq, row0, row1 - row0, &run0, &run1);
+  if (run0 == run1 || row1 - row0 > a.long_rows) return;  // written already
+  const int s0 = mine.lo / CHUNK - run0, n = mine.hi < mine.lo ? 0 : mine.hi / CHUNK - run0 - s0 + 1;
+  const int64_t at = ((int64_t)row * a.n_head + h) * a.n_slot + s0;
+  if (threadIdx.x < 32) {
+    float top = -CUDART_INF_F;  // of all chunks before this lane's
+    for (int i0 = 0; i0 < n; i0 += 32) {
+      const int i = i0 + threadIdx.x;
+      const float2 ml = i < n ? a.part_ml[at + i] : make_float2(-CUDART_INF_F, 0.0f);
+      float scan = ml.x;
+#pragma unroll
+      for (int o = 1; o < 32; o *= 2) {
+        const float other = __shfl_up_sync(0xffffffffu, scan, o);
+        if ((int)threadIdx.x >= o) scan = fmaxf(scan, other);
+      }
+      float before = __shfl_up_sync(0xffffffffu, scan, 1);
+      before = threadIdx.x == 0 ? top : fmaxf(top, before);
+      const fold_factors f = fold_of(before, ml.x);
+      if (i < n) factors[i] = make_float2(f.a, f.b);
+      top = fmaxf(top, __shfl_sync(0xffffffffu, scan, 31));
+    }
+    __syncwarp();
+    if (threadIdx.x == 0) {
+      float l = 0.0f;
+#pragma unroll 8
+      for (int i = 0; i < n; i++) l = __fmaf_rn(a.part_ml[at + i].y, factors[i].y, __fmul_rn(l, factors[i].x));
+      total = l;
+    }
+  }
+  __syncthreads();
+  const int x = threadIdx.x;
+  if (x >= DIM) return;
+  float o = 0.0f;
+#pragma unroll 16
+  for (int i = 0; i < n; i++) o = __fmaf_rn(a.part_o[(at + i) * DIM + x], factors[i].y, __fmul_rn(o, factors[i].x));
+  a.out[(int64_t)row * a.ldo + (int64_t)h * DIM + x] = __float2bfloat16_rn(o * inverse(total));
+}
+
+// ---- launching ----
+
+template <int DIM>
+static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, int max_rows, int n_z) {
+  constexpr int STAGE = (DIM + 63) / 64 * SPAN * 128;
+  const int tiles = ti_ceil_div((int64_t)max_rows * a->group, ROWS), n_stage = DIM <= 64 ? 4 : 3;
+  const size_t smem = (size_t)n_stage * STAGE + sizeof(shared);
+  static uint64_t allowed;  // devices
+  ti_status st = attn_allow_smem(d, (const void *)decode_kernel<DIM>, smem, &allowed);
+  if (st != TI_OK) return st;
+  const dim3 grid((unsigned)(a->n_seq * tiles), (unsigned)a->n_kv_head, (unsigned)n_z);
+  st = ti_launch(d, "attention", decode_kernel<DIM>, grid, THREADS, smem, *a, *map, tiles, n_stage);
+  if (st != TI_OK || a->n_slot == 0) return st;
+  return ti_launch(d, "attention combine", combine_kernel<DIM>, dim3((unsigned)a->n_row, (unsigned)a->n_head), DIM < 128 ? 128 : DIM,
+                   (size_t)a->n_slot * sizeof(float2), *a);
+}
+
+ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, int dim, int max_rows, int n_z) {
+  switch (dim) {
+    case 64: return launch<64>(d, a, map, max_rows, n_z);
+    case 80: return launch<80>(d, a, map, max_rows, n_z);
+    case 96: return launch<96>(d, a, map, max_rows, n_z);
+    case 128: return launch<128>(d, a, map, max_rows, n_z);
+    case 256: return launch<256>(d, a, map, max_rows, n_z);
+    default: return TI_ERR_UNSUPPORTED;
+  }
+}
