@@ -77,7 +77,8 @@ static __global__ void fill_q(__nv_bfloat16 *q, int width, const int32_t *seq, c
 
 static int32_t *up(world *w, const int32_t *host, size_t n) {
   int32_t *p = (int32_t *)lab_alloc(w->l, n * 4 + 64);
-  lab_ok(w->l, cudaMemcpy(p, host, n * 4, cudaMemcpyHostToDevice), "upload");
+  lab_ok(w->l, cudaMemcpyAsync(p, host, n * 4, cudaMemcpyHostToDevice, w->l->stream), "upload");  // behind lab_alloc's poison
+  lab_sync(w->l, "upload");
   return p;
 }
 
@@ -390,11 +391,55 @@ static void times(lab *l) {
   }
 }
 
+#ifdef ATTN_KNOBS
+extern "C" {
+extern int attn_knob_one_form, attn_knob_split, attn_knob_stages;
+}
+static void knobs(lab *l) {
+  lab_head("knobs");
+  static const int st[] = {2, 3, 4, 5, 6};
+  for (int k = 0; k < 3; k++) {
+    for (int i = 0; i < 5; i++) {
+      attn_knob_stages = st[i];
+      printf("stages %d: ", st[i]);
+      shape s = k == 0 ? base(128, 4095, 1, 64, 8, 128, 64) : k == 1 ? base(64, 2047, 1, 32, 4, 64, 64) : base(128, 4095, 1, 64, 8, 128, 64);
+      if (k == 2) s.type = TI_E4M3;
+      time_of(l, &s, false);
+    }
+  }
+  attn_knob_stages = 0;
+  static const int sp[] = {1, 2, 4, 8};
+  for (int k = 0; k < 3; k++) {
+    for (int i = 0; i < 4; i++) {
+      attn_knob_split = sp[i];
+      printf("chunks a block %d: ", sp[i]);
+      shape s = k == 0 ? base(1, 131071, 1, 32, 8, 128, 64) : k == 1 ? base(8, 32767, 1, 32, 8, 128, 64) : base(1, 8191, 1, 32, 8, 128, 64);
+      time_of(l, &s, false);
+    }
+  }
+  attn_knob_split = 0;
+  attn_knob_one_form = 1;
+  printf("decode's form for chunks: ");
+  shape s = base(1, 0, 2048, 32, 8, 128, 64);
+  time_of(l, &s, false);
+  printf("decode's form for 8 rows: ");
+  s = base(8, 2048, 8, 32, 8, 128, 64);
+  time_of(l, &s, false);
+  attn_knob_one_form = 0;
+}
+#endif
+
 int main(int argc, char **argv) {
   static lab l;
   lab_open(&l, "lab_attention", &argc, argv);
   l.dev.pdl = true;
   const char *what = argc > 1 ? argv[1] : "";
+#ifdef ATTN_KNOBS
+  if (strcmp(what, "knobs") == 0) {
+    knobs(&l);
+    return lab_close(&l);
+  }
+#endif
   if (strcmp(what, "time") != 0) checks(&l);
   if (strcmp(what, "check") != 0) times(&l);
   return lab_close(&l);

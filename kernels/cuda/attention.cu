@@ -4,7 +4,14 @@
 #include <math.h>
 
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_plain.h"
 #include "kernels/cuda/tensor_map.h"
+
+#ifdef ATTN_KNOBS
+extern "C" {
+extern int attn_knob_one_form, attn_knob_split, attn_knob_stages;
+}
+#endif
 
 static attn attn_of(const ti_attention_args *x) {
   const ti_kv_layout *l = x->layout;
@@ -51,6 +58,9 @@ static int split(const ti_dev *d, attn *a, const ti_attention_args *x, int tiles
   a->block_chunks = chunks > 0 ? chunks : 1;
   if (chunks <= 1 || 2 * blocks > 3 * d->n_sm) return 1;
   int n_z = (int)((2 * room + blocks - 1) / blocks);
+#ifdef ATTN_KNOBS
+  if (attn_knob_split) n_z = ti_ceil_div(chunks, attn_knob_split);
+#endif
   const size_t heads = (size_t)a->n_row * (size_t)a->n_head;
   const size_t o_bytes = heads * (size_t)chunks * (size_t)dim * sizeof(float), ml_bytes = heads * (size_t)chunks * sizeof(float2);
   if (o_bytes + ml_bytes > d->scratch_bytes) return 1;
@@ -62,6 +72,11 @@ static int split(const ti_dev *d, attn *a, const ti_attention_args *x, int tiles
   return ti_ceil_div(chunks, a->block_chunks);
 }
 
+#ifdef ATTN_KNOBS
+extern "C" {
+int attn_knob_one_form, attn_knob_split, attn_knob_stages;
+}
+#endif
 extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
   const ti_kv_layout *l = x->layout;
   assert(l->kind == TI_KV_GQA && x->n_head % l->n_kv_head == 0 && x->layer >= 0 && x->layer < l->n_layer);
@@ -69,17 +84,20 @@ extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
   attn a = attn_of(x);
   const bool aligned = ti_aligned16(x->q) && ti_aligned16(x->out) && ti_aligned16(x->kv) && a.ldq % 8 == 0 && a.ldo % 8 == 0;
   CUtensorMap map;
-  if (d->major < 9 || l->dtype != TI_BF16 || !fast_dim(l->head_dim) || !aligned || map_of(x, &map) != TI_OK) return attn_plain(d, &a, l);
+  if (d->major < 9 || l->dtype == TI_F32 || !fast_dim(l->head_dim) || !aligned || map_of(x, &map) != TI_OK) return ti_cuda_attention_plain(d, x);
   // runs whose packed rows fit a tile of decode are decode's; the rest is prefill's, where it has the head's size
   const int most = x->batch->max_seq_rows > 0 ? x->batch->max_seq_rows : 1;
-  const int short_rows = l->head_dim <= 128 ? (a.group > 16 ? 1 : 16 / a.group) : INT32_MAX;
+  int short_rows = l->dtype == TI_BF16 && l->head_dim <= 128 ? (a.group > 16 ? 1 : 16 / a.group) : INT32_MAX;
+#ifdef ATTN_KNOBS
+  short_rows = attn_knob_one_form ? INT32_MAX : short_rows;
+#endif
   ti_status st = TI_OK;
   if (most <= short_rows || a.n_seq > 1) {
     const int rows = most < short_rows ? most : short_rows;
     attn b = a;
     b.long_rows = short_rows;
     const int n_z = split(d, &b, x, b.n_seq * ti_ceil_div((int64_t)rows * b.group, 16));
-    st = attn_decode(d, &b, &map, l->head_dim, rows, n_z);
+    st = attn_decode(d, &b, &map, l->dtype, l->head_dim, rows, n_z);
   }
   if (st == TI_OK && most > short_rows) st = attn_prefill(d, &a, &map, l->head_dim, short_rows);
   return st;

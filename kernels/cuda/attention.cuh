@@ -78,8 +78,8 @@ static __device__ __forceinline__ void tile_of(const attn &a, int seq, int first
 }
 
 // The warp that fetches: K and V of spans s0 .. s1 into the ring, each 64 numbers of the head a box of a page's tokens, pages of which no row attends
-// anything left out. A stage is [HALVES][128 places][128 bytes], swizzled.
-template <int HALVES>
+// anything left out. A stage is [HALVES][128 places][128 bytes], swizzled; SCALES: where in a stage E4M3's scales go (0: none); BOX: numbers a box.
+template <int HALVES, int SCALES, int BOX>
 static __device__ __forceinline__ void attn_fetch(const attn &a, const CUtensorMap *map, const attn_tile &t, int head, int s0, int s1, uint8_t *ring,
                                                   int n_stage, uint64_t *full, uint64_t *empty) {
   const int lane = threadIdx.x % 32, page_tokens = 1 << a.page_shift, box = min(page_tokens, (int)SPAN), boxes = SPAN / box;
@@ -95,12 +95,16 @@ static __device__ __forceinline__ void attn_fetch(const attn &a, const CUtensorM
     const int y = (head << a.page_shift) + (place & (page_tokens - 1)), z = page * a.n_layer + a.layer;
     for (int v = 0; v < 2; v++) {
       ti_mbar_wait(&empty[stage], phase);
-      if (lane == 0) ti_mbar_expect(&full[stage], (uint32_t)(n * box * HALVES * 128));
+      if (lane == 0) ti_mbar_expect(&full[stage], (uint32_t)(n * box * (HALVES * 128 + (SCALES ? 4 : 0))));
       __syncwarp();
       if (mine) {
-        uint8_t *dst = ring + (size_t)stage * HALVES * SPAN * 128 + lane * box * 128;
+        uint8_t *dst = ring + (size_t)stage * (HALVES * SPAN * 128 + (SCALES ? 1024 : 0));
 #pragma unroll
-        for (int h = 0; h < HALVES; h++) ti_tma_load_3d(dst + h * SPAN * 128, map, &full[stage], 64 * h, y + v * v_row, z);
+        for (int h = 0; h < HALVES; h++) ti_tma_load_3d(dst + h * SPAN * 128 + lane * box * 128, map, &full[stage], BOX * h, y + v * v_row, z);
+        if (SCALES) {
+          const uint8_t *scale = a.kv + (size_t)page * a.page_bytes + a.layer_offset + (v ? a.v_scale_offset : a.k_scale_offset) + (size_t)y * 4;
+          ti_bulk_load(dst + SCALES + lane * box * 4, scale, (uint32_t)box * 4, &full[stage]);
+        }
       }
       if (++stage == n_stage) stage = 0, phase ^= 1;
     }
@@ -145,9 +149,8 @@ static __device__ __forceinline__ float quad_sum(float v) {
 static __device__ __forceinline__ float inverse(float l) { return l > 0.0f ? __frcp_rn(l) : 0.0f; }
 
 // The forms (host). map: K and V as [pages * n_layer][2 * n_kv_head * page_tokens][head_dim].
-ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, int dim, int max_rows, int n_z);
+ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int max_rows, int n_z);
 ti_status attn_prefill(ti_dev *d, const attn *a, const CUtensorMap *map, int dim, int short_rows);  // runs of more than short_rows
-ti_status attn_plain(ti_dev *d, const attn *a, const ti_kv_layout *l);
 
 // Lets a kernel have more than 48 KB of dynamic shared memory, once a device. *allowed: a bit a device, zero at first.
 static inline ti_status attn_allow_smem(ti_dev *d, const void *kernel, size_t bytes, uint64_t *allowed) {

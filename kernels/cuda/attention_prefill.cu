@@ -4,6 +4,8 @@
 enum { GROUPS = 2, GROUP_ROWS = 64, ROWS = GROUPS * GROUP_ROWS, MATH = 128 * GROUPS, THREADS = MATH + 128 };
 
 struct shared {
+  int lo[ROWS], hi[ROWS];  // places that a row attends
+  uint64_t mask[ROWS];
   uint64_t full[8], empty[8];
 };
 
@@ -72,20 +74,20 @@ struct no {
   static constexpr bool value = false;
 };
 
-// One thread's two rows.
-struct row_pair {
-  int lo[2], hi[2];
-  uint64_t mask[2];
-};
-
-static __device__ __forceinline__ void mask_out(float (&x)[64], const row_pair &rp, int first_place, int own0) {
+// x: this thread's part of rows r0 and r0 + 8 of the tile.
+static __device__ __forceinline__ void mask_out(float (&x)[64], const shared *sh, int r0, int first_place, int own0) {
 #pragma unroll
-  for (int j = 0; j < 16; j++) {
+  for (int r = 0; r < 2; r++) {
+    const int lo = sh->lo[r0 + 8 * r], hi = sh->hi[r0 + 8 * r];
+    const uint64_t mask = sh->mask[r0 + 8 * r];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int p = first_place + 8 * j + (i & 1), r = i / 2, own = p - own0;
-      const bool sees = p >= rp.lo[r] && p <= rp.hi[r] && (own < 0 || own > 63 || (rp.mask[r] >> own & 1));
-      if (!sees) x[4 * j + i] = -CUDART_INF_F;
+    for (int j = 0; j < 16; j++) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int p = first_place + 8 * j + i, own = p - own0;
+        const bool sees = p >= lo && p <= hi && (own < 0 || own > 63 || (mask >> own & 1));
+        if (!sees) x[4 * j + 2 * r + i] = -CUDART_INF_F;
+      }
     }
   }
 }
@@ -140,18 +142,16 @@ static __global__ void __launch_bounds__(THREADS, 1) prefill_kernel(const __grid
   const int s0 = t.lo / SPAN, s1 = t.hi < t.lo ? s0 - 1 : t.hi / SPAN;
   if (group == GROUPS) {
     ti_reg_dealloc<24>();
-    if (warp == MATH / 32) attn_fetch<HALVES>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty);
+    if (warp == MATH / 32) attn_fetch<HALVES, 0, 64>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty);
     return;
   }
   ti_reg_alloc<240>();
   load_q<DIM>(a, t, head, q);
-  row_pair rp;
-#pragma unroll
-  for (int r = 0; r < 2; r++) {
-    const int packed = t.first + 16 * warp + g + 8 * r, row = t.row0 + min(packed, t.n - 1) / a.group;
+  if (threadIdx.x < ROWS) {
+    const int row = t.row0 + min(t.first + (int)threadIdx.x, t.n - 1) / a.group;
     const row_span rs = row_limits(a, t.seq, row);
-    rp.lo[r] = rs.lo, rp.hi[r] = rs.hi;
-    rp.mask[r] = a.mask ? a.mask[row] : ~0ull;
+    sh->lo[threadIdx.x] = rs.lo, sh->hi[threadIdx.x] = rs.hi;
+    sh->mask[threadIdx.x] = a.mask ? a.mask[row] : ~0ull;
   }
   ti_fence_proxy_async();
   ti_bar_sync(1, MATH);
@@ -173,7 +173,7 @@ static __global__ void __launch_bounds__(THREADS, 1) prefill_kernel(const __grid
   }
   auto step = [&](int s, auto more_) __attribute__((always_inline)) {
     constexpr bool more = decltype(more_)::value;
-    if (s * SPAN < t.lo_all || s * SPAN + SPAN > t.hi_plain + 1) mask_out(x, rp, s * SPAN + 2 * q4, t.own0);
+    if (s * SPAN < t.lo_all || s * SPAN + SPAN > t.hi_plain + 1) mask_out(x, sh, 16 * warp + g, s * SPAN + 2 * q4, t.own0);
     uint32_t p[8][4];
     float m[2], l[2];
     softmax(x, a.c, p, m, l);
