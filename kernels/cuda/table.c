@@ -1,6 +1,6 @@
 // The CUDA backend's ops table, and what its ops' files need of a device beyond the stream.
 #include "base/log.h"
-#include "kernels/cuda/attention_plain.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_priv.h"
 #include "kernels/cuda/quant_fp8.h"
@@ -50,7 +50,7 @@ static const ti_kernels cuda_kernels = {
     .gemm = ti_cuda_gemm,
     .gemm_heads = ti_cuda_gemm_heads,
     .silu_mul = ti_cuda_silu_mul,
-    .attention = ti_cuda_attention_plain,
+    .attention = ti_cuda_attention,
     .copy_pages = ti_cuda_copy_pages,
     .add = ti_cuda_add,
     .permute = ti_cuda_permute,

@@ -1,0 +1,104 @@
+// Paged attention: which form takes what, and how many blocks share a sequence.
+#include "kernels/cuda/attention.h"
+
+#include <math.h>
+
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_plain.h"
+#include "kernels/cuda/tensor_map.h"
+
+#ifdef ATTN_KNOBS
+extern "C" {
+extern int attn_knob_one_form, attn_knob_split, attn_knob_stages;
+}
+#endif
+
+static attn attn_of(const ti_attention_args *x) {
+  const ti_kv_layout *l = x->layout;
+  const ti_batch *b = x->batch;
+  const int64_t packed = (int64_t)x->n_head * l->head_dim;
+  attn a = {};
+  a.out = (bf16 *)x->out;
+  a.q = (const bf16 *)x->q;
+  a.ldq = x->ldq ? x->ldq : packed;
+  a.ldo = x->ldo ? x->ldo : packed;
+  a.n_row = b->n_row, a.n_seq = b->n_seq, a.n_head = x->n_head, a.n_kv_head = l->n_kv_head, a.group = x->n_head / l->n_kv_head;
+  a.page_shift = __builtin_ctz((unsigned)l->page_tokens), a.table_stride = b->table_stride, a.n_layer = l->n_layer, a.layer = x->layer;
+  a.place = b->place, a.seq = b->seq, a.seq_row0 = b->seq_row0, a.kv_len = b->seq_kv_len, a.kv_first = b->kv_first, a.table = b->block_table;
+  a.mask = b->mask;
+  a.window = x->window;
+  a.c = x->scale * 1.44269504088896341f;
+  a.kv = (const uint8_t *)x->kv;
+  a.page_bytes = l->page_bytes, a.layer_offset = (size_t)x->layer * l->layer_bytes;
+  a.k_scale_offset = l->k_scale_offset, a.v_scale_offset = l->v_scale_offset;
+  a.long_rows = INT32_MAX;
+  return a;
+}
+
+// K and V of all pages and layers as rows of one head and place each.
+static ti_status map_of(const ti_attention_args *x, CUtensorMap *map) {
+  const ti_kv_layout *l = x->layout;
+  const int size = l->dtype == TI_BF16 ? 2 : 1;
+  const int64_t dim[3] = {l->head_dim, (int64_t)2 * l->n_kv_head * l->page_tokens, (int64_t)1 << 31};
+  const int64_t stride[2] = {l->head_dim, (int64_t)l->layer_bytes / size};
+  const int box[3] = {128 / size, l->page_tokens < SPAN ? l->page_tokens : SPAN, 1};
+  return ti_tensor_map_3d(map, size == 2 ? TI_TMA_BF16 : TI_TMA_U8, x->kv, dim, stride, box, TI_TMA_128B);
+}
+
+static bool fast_dim(int dim) { return dim == 64 || dim == 80 || dim == 96 || dim == 128 || dim == 256; }
+
+// Splits a batch that is too small for the device: block_chunks and scratch; returns blocks a sequence.
+static int split(const ti_dev *d, attn *a, const ti_attention_args *x, int tiles) {
+  const ti_batch *b = x->batch;
+  const int max_rows = b->max_seq_rows > 0 ? b->max_seq_rows : 1;
+  int64_t len = b->max_kv_len > 0 ? b->max_kv_len : (int64_t)b->table_stride * x->layout->page_tokens;
+  if (a->window > 0 && (int64_t)a->window + max_rows < len) len = (int64_t)a->window + max_rows + CHUNK;  // a window may start inside a chunk
+  const int chunks = ti_ceil_div(len, CHUNK), dim = x->layout->head_dim;
+  const int64_t blocks = (int64_t)tiles * a->n_kv_head, room = 2 * d->n_sm;
+  a->block_chunks = chunks > 0 ? chunks : 1;
+  if (chunks <= 1 || 2 * blocks > 3 * d->n_sm) return 1;
+  int n_z = (int)((2 * room + blocks - 1) / blocks);
+#ifdef ATTN_KNOBS
+  if (attn_knob_split) n_z = ti_ceil_div(chunks, attn_knob_split);
+#endif
+  const size_t heads = (size_t)a->n_row * (size_t)a->n_head;
+  const size_t o_bytes = heads * (size_t)chunks * (size_t)dim * sizeof(float), ml_bytes = heads * (size_t)chunks * sizeof(float2);
+  if (o_bytes + ml_bytes > d->scratch_bytes) return 1;
+  if (n_z > chunks) n_z = chunks;
+  a->block_chunks = ti_ceil_div(chunks, n_z);
+  a->n_slot = chunks;
+  a->part_o = (float *)d->scratch;
+  a->part_ml = (float2 *)((uint8_t *)d->scratch + o_bytes);
+  return ti_ceil_div(chunks, a->block_chunks);
+}
+
+#ifdef ATTN_KNOBS
+extern "C" {
+int attn_knob_one_form, attn_knob_split, attn_knob_stages;
+}
+#endif
+extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
+  const ti_kv_layout *l = x->layout;
+  assert(l->kind == TI_KV_GQA && x->n_head % l->n_kv_head == 0 && x->layer >= 0 && x->layer < l->n_layer);
+  if (x->batch->n_row == 0) return TI_OK;
+  attn a = attn_of(x);
+  const bool aligned = ti_aligned16(x->q) && ti_aligned16(x->out) && ti_aligned16(x->kv) && a.ldq % 8 == 0 && a.ldo % 8 == 0;
+  CUtensorMap map;
+  if (d->major < 9 || l->dtype == TI_F32 || !fast_dim(l->head_dim) || !aligned || map_of(x, &map) != TI_OK) return ti_cuda_attention_plain(d, x);
+  // runs whose packed rows fit a tile of decode are decode's; the rest is prefill's, where it has the head's size
+  const int most = x->batch->max_seq_rows > 0 ? x->batch->max_seq_rows : 1;
+  int short_rows = l->dtype == TI_BF16 && l->head_dim <= 128 ? (a.group > 16 ? 1 : 16 / a.group) : INT32_MAX;
+#ifdef ATTN_KNOBS
+  short_rows = attn_knob_one_form ? INT32_MAX : short_rows;
+#endif
+  ti_status st = TI_OK;
+  if (most <= short_rows || a.n_seq > 1) {
+    const int rows = most < short_rows ? most : short_rows;
+    attn b = a;
+    b.long_rows = short_rows;
+    const int n_z = split(d, &b, x, b.n_seq * ti_ceil_div((int64_t)rows * b.group, 16));
+    st = attn_decode(d, &b, &map, l->dtype, l->head_dim, rows, n_z);
+  }
+  if (st == TI_OK && most > short_rows) st = attn_prefill(d, &a, &map, l->head_dim, short_rows);
+  return st;
+}

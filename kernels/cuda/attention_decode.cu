@@ -1,0 +1,504 @@
+// Decode: runs of few rows over paged KV (one row a sequence; the rows of a draft). Bound by memory: K and V are read once.
+#include "kernels/cuda/attention.cuh"
+
+#ifdef ATTN_KNOBS
+extern "C" {
+extern int attn_knob_one_form, attn_knob_split, attn_knob_stages;
+}
+#endif
+enum { ROWS = 16, WARPS = 4, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8 };
+
+static __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+static __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+static __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t at) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+static __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t at) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at)
+               : "memory");
+}
+
+// Shared memory behind the ring of stages.
+struct shared {
+  bf16 p[ROWS][P_LD];
+  float max[ROWS][WARPS];
+  float v_max[ROWS][WARPS];   // E4M3: the largest scale of V met
+  float sum[ROWS][4][WARPS];  // a lane of the quad, then warps
+  uint64_t full[8], empty[8];
+};
+
+static __device__ __forceinline__ bool find_tile(const attn &a, int at, int tiles_a_run, attn_tile *t) {
+  const int seq = at / tiles_a_run, first = at % tiles_a_run * ROWS, rows = a.seq_row0[seq + 1] - a.seq_row0[seq];
+  if (first >= rows * a.group || rows > a.long_rows) return false;
+  tile_of(a, seq, first, ROWS, t);
+  return true;
+}
+
+// Address of 16 bytes `col` of row r in a stage.
+template <int HALVES>
+static __device__ __forceinline__ uint32_t at128(uint32_t stage, int r, int col) {
+  return stage + (HALVES > 1 ? col / 8 * (SPAN * 128) : 0) + r * 128 + (((col ^ r) & 7) << 4);
+}
+
+// Row r (of two) of all this lane's numbers.
+template <int N>
+static __device__ __forceinline__ void fold_all(float (&big)[N][2][4], const float (&part)[N][2][4], int r, const fold_factors &f) {
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) big[i][e / 2][2 * r + e % 2] = fold(big[i][e / 2][2 * r + e % 2], part[i][e / 2][2 * r + e % 2], f);
+  }
+}
+
+// ---- what differs between types of KV ----
+//
+// Q as fragments of mma's A; scores of this warp's 32 keys as x[n-tile of 8 keys][C fragment]; o += p V for this warp's numbers of the head, 16 of them
+// a pair of n-tiles.
+
+template <int DIM>
+struct kv_bf16 {
+  enum { HALVES = (DIM + 63) / 64, SCALES = 0, STAGE = HALVES * SPAN * 128, KS = DIM / 16, BOX = 64 };
+  uint32_t q[KS][4];
+
+  // Rows g and g + 8 of the tile; NULL: zeros.
+  __device__ __forceinline__ void load_q(const bf16 *row0, const bf16 *row1, int q4) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const bf16 *src = (r ? row1 : row0) + 2 * q4;
+      const bool in = r ? row1 != nullptr : row0 != nullptr;
+#pragma unroll
+      for (int k = 0; k < KS; k++) {
+        q[k][r] = in ? *(const uint32_t *)(src + 16 * k) : 0;
+        q[k][r + 2] = in ? *(const uint32_t *)(src + 16 * k + 8) : 0;
+      }
+    }
+  }
+  __device__ __forceinline__ void scores(float (&x)[4][4], const uint8_t *stage, int warp, int lane) const {
+    const uint32_t k_at = ti_smem(stage);
+#pragma unroll
+    for (int k = 0; k < KS; k += 2) {
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        uint32_t b[4];
+        ldmatrix_x4(b, at128<HALVES>(k_at, 32 * warp + 8 * j + lane % 8, 2 * k + lane / 8));
+        mma_bf16(x[j], q[k], b[0], b[1]);
+        if (k + 1 < KS) mma_bf16(x[j], q[k + 1 < KS ? k + 1 : k], b[2], b[3]);
+      }
+    }
+  }
+  static __device__ __forceinline__ uint32_t pack_p(float p0, float p1, float, float) { return ti_pack_bf16(p0, p1); }
+  template <int MINE>
+  static __device__ __forceinline__ void values(float (&o)[MINE][2][4], uint32_t p_at, const uint8_t *stage, int warp, int lane) {
+    const uint32_t v_at = ti_smem(stage);
+#pragma unroll
+    for (int k = 0; k < SPAN / 16; k++) {
+      uint32_t p[4];
+      ldmatrix_x4(p, p_at + (lane % 16) * (P_LD * 2) + (2 * k + lane / 16) * 16);
+#pragma unroll
+      for (int i = 0; i < MINE; i++) {
+        const int pair = warp + WARPS * i;
+        if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
+        uint32_t b[4];
+        ldmatrix_x4_trans(b, at128<HALVES>(v_at, 16 * k + lane % 16, 2 * pair + lane / 16));
+        mma_bf16(o[i][0], p, b[0], b[1]);
+        mma_bf16(o[i][1], p, b[2], b[3]);
+      }
+    }
+  }
+  // Where in a pair of n-tiles this lane's four numbers of a row stand, as two pairs.
+  static __device__ __forceinline__ int column(int n, int q4) { return 8 * n + 2 * q4; }
+  static __device__ __forceinline__ float2 two(const float (&o)[2][4], int n, int r) { return make_float2(o[n][2 * r], o[n][2 * r + 1]); }
+};
+
+// E4M3: codes are exact in fp16, so both products are fp16 with fp32 sums. q is scaled by a power of two to at most 2; p takes V's scale, over the
+// largest such scale that the row meets in the span, rounded down to a power of two (both exact to undo). The order of the head's numbers inside a
+// score and inside a pair of n-tiles is such that 16 codes are one access; sums over a span are in its order of places, as bf16's.
+template <int DIM>
+struct kv_e4m3 {
+  enum { HALVES = (DIM + 127) / 128, SCALES = HALVES * SPAN * 128, STAGE = SCALES + 1024, KB = (DIM + 63) / 64, BOX = 128 };
+  uint32_t q[4 * KB][4];
+  float q_scale[2];
+
+  __device__ __forceinline__ void load_q(const bf16 *row0, const bf16 *row1, int q4) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const bf16 *src = r ? row1 : row0;
+      float top = 0.0f;
+#pragma unroll
+      for (int pass = 0; pass < 2; pass++) {  // the largest, then the numbers: from L1 the second time
+#pragma unroll
+        for (int kb = 0; kb < KB; kb++) {
+          const int d = 64 * kb + 16 * q4;
+          float f[16] = {};
+          if (src && (DIM % 64 == 0 || d < DIM)) ti_load8(src + d, f), ti_load8(src + d + 8, (float(&)[8])f[8]);
+#pragma unroll
+          for (int i = 0; i < 16; i++) {
+            if (pass == 0) top = fmaxf(top, fabsf(f[i]));
+          }
+          if (pass == 0) continue;
+          const float s = 1.0f / q_scale[r];
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            q[4 * kb + i][r] = pack_f16(f[4 * i] * s, f[4 * i + 1] * s);
+            q[4 * kb + i][r + 2] = pack_f16(f[4 * i + 2] * s, f[4 * i + 3] * s);
+          }
+        }
+        if (pass == 0) q_scale[r] = power_below(quad_max(top));
+      }
+    }
+  }
+  static __device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+  }
+  static __device__ __forceinline__ uint32_t two_codes(uint32_t codes) {  // the low 16 bits
+    uint32_t r;
+    asm("{ .reg .b16 h; cvt.u16.u32 h, %1; cvt.rn.f16x2.e4m3x2 %0, h; }" : "=r"(r) : "r"(codes));
+    return r;
+  }
+  // The largest power of two that is not above x; 1 for 0 and for what is too small to be inverted.
+  static __device__ __forceinline__ float power_below(float x) {
+    const uint32_t e = __float_as_uint(x) & 0x7f800000u;
+    return e < 0x01000000u || e > 0x7e000000u ? 1.0f : __uint_as_float(e);
+  }
+  __device__ __forceinline__ void scores(float (&x)[4][4], const uint8_t *stage, int warp, int lane) const {
+    const int g = lane / 4, q4 = lane % 4;
+    const float *scale = (const float *)(stage + SCALES) + 32 * warp + 2 * q4;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const int r = 32 * warp + 8 * j + g;
+#pragma unroll
+      for (int kb = 0; kb < KB; kb++) {
+        const int c = 4 * kb + q4;
+        const uint4 u = *(const uint4 *)(stage + (HALVES > 1 ? c / 8 * (SPAN * 128) : 0) + r * 128 + (((c ^ r) & 7) << 4));
+        const uint32_t w[4] = {u.x, u.y, u.z, u.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) mma_f16(x[j], q[4 * kb + i], two_codes(w[i]), two_codes(w[i] >> 16));
+      }
+      const float2 s = *(const float2 *)(scale + 8 * j);
+      x[j][0] *= q_scale[0] * s.x, x[j][1] *= q_scale[0] * s.y;
+      x[j][2] *= q_scale[1] * s.x, x[j][3] *= q_scale[1] * s.y;
+    }
+  }
+  static __device__ __forceinline__ uint32_t pack_p(float p0, float p1, float s0, float s1) { return pack_f16(p0 * s0, p1 * s1); }
+  template <int MINE>
+  static __device__ __forceinline__ void values(float (&o)[MINE][2][4], uint32_t p_at, const uint8_t *stage, int warp, int lane) {
+    const uint32_t v_at = ti_smem(stage);
+#pragma unroll
+    for (int k = 0; k < SPAN / 16; k += 2) {
+      uint32_t p[2][4];
+      ldmatrix_x4(p[0], p_at + (lane % 16) * (P_LD * 2) + (2 * k + lane / 16) * 16);
+      ldmatrix_x4(p[1], p_at + (lane % 16) * (P_LD * 2) + (2 * k + 2 + lane / 16) * 16);
+#pragma unroll
+      for (int i = 0; i < MINE; i++) {
+        const int chunk = warp + WARPS * i;
+        if ((DIM / 16) % WARPS && chunk >= DIM / 16) continue;
+        uint32_t b[4];  // keys 16 k .. + 31, 8 a matrix; each 16 bits the codes of numbers 2 g, 2 g + 1 of the chunk
+        ldmatrix_x4_trans(b, at128<HALVES>(v_at, 16 * k + lane, chunk));
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+          const uint32_t u = __byte_perm(b[2 * h], 0, 0x3120), v = __byte_perm(b[2 * h + 1], 0, 0x3120);
+          mma_f16(o[i][0], p[h], two_codes(u), two_codes(v));
+          mma_f16(o[i][1], p[h], two_codes(u >> 16), two_codes(v >> 16));
+        }
+      }
+    }
+  }
+  static __device__ __forceinline__ int column(int n, int q4) { return 4 * q4 + 2 * n; }
+  static __device__ __forceinline__ float2 two(const float (&o)[2][4], int n, int r) { return make_float2(o[0][2 * r + n], o[1][2 * r + n]); }
+};
+
+// ---- the kernel ----
+
+template <typename KV, int DIM>
+static __global__ void __launch_bounds__(THREADS) decode_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int tiles_a_run,
+                                                                int n_stage) {
+  constexpr int MINE = (DIM / 16 + WARPS - 1) / WARPS, STAGE = KV::STAGE;
+  constexpr bool SCALED = KV::SCALES != 0;
+  extern __shared__ __align__(1024) uint8_t ring[];
+  shared *sh = (shared *)(ring + (size_t)n_stage * STAGE);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q4 = lane % 4, head = blockIdx.y;
+  if (threadIdx.x == MATH) {
+    ti_tma_prefetch_map(&map);
+    for (int i = 0; i < n_stage; i++) {
+      ti_mbar_init(&sh->full[i], 1);
+      ti_mbar_init(&sh->empty[i], WARPS);
+    }
+    ti_fence_mbar_init();
+  }
+  __syncthreads();
+  ti_pdl_wait();
+  ti_pdl_launch();
+  attn_tile t;
+  if (!find_tile(a, blockIdx.x, tiles_a_run, &t)) return;
+  int run0, run1;
+  run_chunks(a, t.seq, t.row0, t.n / a.group, &run0, &run1);
+  const int c0 = run0 + blockIdx.z * a.block_chunks, c1 = min(c0 + a.block_chunks, run1 + 1) - 1;
+  const bool whole = a.n_slot == 0 || run0 == run1;
+  if (whole ? blockIdx.z > 0 : c0 > c1) return;
+  const int s0 = max(t.lo / SPAN, c0 * CHUNK_SPANS), s1 = t.hi < t.lo ? s0 - 1 : min(t.hi / SPAN, c1 * CHUNK_SPANS + CHUNK_SPANS - 1);
+  if (warp == WARPS) {
+    attn_fetch<KV::HALVES, KV::SCALES, KV::BOX>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty);
+    return;
+  }
+
+  int lo[2], hi[2];
+  uint64_t mask[2];
+  int64_t out_at[2];
+  const bf16 *src[2];
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int packed = t.first + g + 8 * r;
+    const bool in = packed < t.n;
+    const int row = t.row0 + (in ? packed / a.group : 0), h = head * a.group + packed % a.group;
+    const row_span rs = row_limits(a, t.seq, row);
+    lo[r] = rs.lo, hi[r] = rs.hi;
+    mask[r] = a.mask ? a.mask[row] : ~0ull;
+    out_at[r] = in ? (int64_t)row * a.n_head + h : -1;
+    src[r] = in ? a.q + (int64_t)row * a.ldq + (int64_t)h * DIM : nullptr;
+  }
+  KV kv;
+  kv.load_q(src[0], src[1], q4);
+
+  float chunk_o[MINE][2][4] = {}, row_o[MINE][2][4] = {};
+  float chunk_m[2] = {-CUDART_INF_F, -CUDART_INF_F}, chunk_l[2] = {0, 0}, row_m[2] = {-CUDART_INF_F, -CUDART_INF_F}, row_l[2] = {0, 0};
+  int stage = 0;
+  uint32_t phase = 0;
+  for (int s = s0; s <= s1; s++) {
+    // scores of keys 32 warp .. + 31
+    float x[4][4] = {};
+    ti_mbar_wait(&sh->full[stage], phase);
+    kv.scores(x, ring + stage * STAGE, warp, lane);
+    __syncwarp();
+    if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
+    if (++stage == n_stage) stage = 0, phase ^= 1;
+
+    const int base = s * SPAN + 32 * warp + 2 * q4;
+    if (s * SPAN < t.lo_all || s * SPAN + SPAN > t.hi_plain + 1) {
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int p = base + 8 * j + (i & 1), r = i / 2, own = p - t.own0;
+          const bool sees = p >= lo[r] && p <= hi[r] && (own < 0 || own > 63 || (mask[r] >> own & 1));
+          if (!sees) x[j][i] = -CUDART_INF_F;
+        }
+      }
+    }
+    float m[2], v_unit[2] = {1.0f, 1.0f};
+    float2 vs[4];
+    if (SCALED) {
+      ti_mbar_wait(&sh->full[stage], phase);
+#pragma unroll
+      for (int j = 0; j < 4; j++) vs[j] = *(const float2 *)(ring + stage * STAGE + KV::SCALES + (32 * warp + 8 * j + 2 * q4) * 4);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      m[r] = fmaxf(x[0][2 * r], x[0][2 * r + 1]);
+#pragma unroll
+      for (int j = 1; j < 4; j++) m[r] = fmaxf(m[r], fmaxf(x[j][2 * r], x[j][2 * r + 1]));
+      m[r] = quad_max(m[r]);
+      if (q4 == 0) sh->max[g + 8 * r][warp] = m[r];
+      if (SCALED) {
+        float top = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          if (x[j][2 * r] != -CUDART_INF_F) top = fmaxf(top, vs[j].x);
+          if (x[j][2 * r + 1] != -CUDART_INF_F) top = fmaxf(top, vs[j].y);
+        }
+        top = quad_max(top);
+        if (q4 == 0) sh->v_max[g + 8 * r][warp] = top;
+      }
+    }
+    ti_bar_sync(1, MATH);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const float4 v = *(const float4 *)sh->max[g + 8 * r];
+      m[r] = __fmul_rn(fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)), a.c);
+      const float ref = m[r] == -CUDART_INF_F ? 0.0f : m[r];
+      float undo = 1.0f, sum = 0.0f;
+      if (SCALED) {
+        const float4 u = *(const float4 *)sh->v_max[g + 8 * r];
+        v_unit[r] = kv_e4m3<DIM>::power_below(fmaxf(fmaxf(u.x, u.y), fmaxf(u.z, u.w)));
+        undo = 1.0f / v_unit[r];
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const float p0 = exp2_fast(__fmaf_rn(x[j][2 * r], a.c, -ref)), p1 = exp2_fast(__fmaf_rn(x[j][2 * r + 1], a.c, -ref));
+        sum += p0;
+        sum += p1;
+        // a scale that is not attended may be anything: p of 0 stays 0
+        const float s0v = SCALED && p0 > 0.0f ? vs[j].x * undo : 0.0f, s1v = SCALED && p1 > 0.0f ? vs[j].y * undo : 0.0f;
+        *(uint32_t *)&sh->p[g + 8 * r][32 * warp + 8 * j + 2 * q4] = KV::pack_p(p0, p1, s0v, s1v);
+      }
+      sh->sum[g + 8 * r][q4][warp] = sum;
+    }
+    if (!SCALED) ti_mbar_wait(&sh->full[stage], phase);
+    const bool ragged = s * SPAN < t.lo || s * SPAN + SPAN - 1 > t.hi;
+    if (ragged) attn_clear_outside<KV::HALVES, MATH>(ring + (size_t)stage * STAGE, s, t.lo, t.hi);
+    ti_bar_sync(1, MATH);
+
+    float o[MINE][2][4] = {};
+    KV::values(o, ti_smem(sh->p), ring + stage * STAGE, warp, lane);
+    if (ragged) ti_fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
+    if (++stage == n_stage) stage = 0, phase ^= 1;
+
+    const bool last = s == s1 || s % CHUNK_SPANS == CHUNK_SPANS - 1;
+    const int slot = s / CHUNK_SPANS - run0;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const float4 v = *(const float4 *)sh->sum[g + 8 * r][q4];
+      fold_factors f = fold_of(chunk_m[r], m[r]);
+      chunk_m[r] = f.max;
+      chunk_l[r] = fold(chunk_l[r], (v.x + v.y) + (v.z + v.w), f);
+      if (SCALED) f.b *= v_unit[r];
+      fold_all(chunk_o, o, r, f);
+      if (!last) continue;
+      const float l = quad_sum(chunk_l[r]);
+      if (whole) {
+        const fold_factors w = fold_of(row_m[r], chunk_m[r]);
+        row_m[r] = w.max;
+        row_l[r] = fold(row_l[r], l, w);
+        fold_all(row_o, chunk_o, r, w);
+      } else if (out_at[r] >= 0) {
+        const int64_t at = out_at[r] * a.n_slot + slot;
+        if (warp == 0 && q4 == 0) a.part_ml[at] = make_float2(chunk_m[r], l);
+#pragma unroll
+        for (int i = 0; i < MINE; i++) {
+          const int pair = warp + WARPS * i;
+          if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
+#pragma unroll
+          for (int n = 0; n < 2; n++) *(float2 *)(a.part_o + at * DIM + 16 * pair + KV::column(n, q4)) = KV::two(chunk_o[i], n, r);
+        }
+      }
+      chunk_m[r] = -CUDART_INF_F, chunk_l[r] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < MINE; i++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) chunk_o[i][e / 2][2 * r + e % 2] = 0.0f;
+      }
+    }
+  }
+  if (!whole) return;
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    if (out_at[r] < 0) continue;
+    const int row = (int)(out_at[r] / a.n_head), h = (int)(out_at[r] % a.n_head);
+    const float inv = inverse(row_l[r]);
+    bf16 *dst = a.out + (int64_t)row * a.ldo + (int64_t)h * DIM;
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+      const int pair = warp + WARPS * i;
+      if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
+#pragma unroll
+      for (int n = 0; n < 2; n++) {
+        const float2 v = KV::two(row_o[i], n, r);
+        *(uint32_t *)(dst + 16 * pair + KV::column(n, q4)) = ti_pack_bf16(v.x * inv, v.y * inv);
+      }
+    }
+  }
+}
+
+// ---- the second kernel: a row's chunks, in order ----
+
+enum { COMBINE_MAX = 4096 };  // chunks: 2 M places
+
+template <int DIM>
+static __global__ void __launch_bounds__(DIM < 128 ? 128 : DIM) combine_kernel(const __grid_constant__ attn a) {
+  extern __shared__ float2 factors[];  // [n_slot] a, b of each chunk
+  __shared__ float total;
+  ti_pdl_wait();
+  ti_pdl_launch();
+  const int row = blockIdx.x, h = blockIdx.y, seq = a.seq[row], row0 = a.seq_row0[seq], row1 = a.seq_row0[seq + 1];
+  const row_span mine = row_limits(a, seq, row);
+  int run0, run1;
+  run_chunks(a, seq, row0, row1 - row0, &run0, &run1);
+  if (run0 == run1 || row1 - row0 > a.long_rows) return;  // written already
+  const int s0 = mine.lo / CHUNK - run0, n = mine.hi < mine.lo ? 0 : mine.hi / CHUNK - run0 - s0 + 1;
+  const int64_t at = ((int64_t)row * a.n_head + h) * a.n_slot + s0;
+  if (threadIdx.x < 32) {
+    float top = -CUDART_INF_F;  // of all chunks before this lane's
+    for (int i0 = 0; i0 < n; i0 += 32) {
+      const int i = i0 + threadIdx.x;
+      const float2 ml = i < n ? a.part_ml[at + i] : make_float2(-CUDART_INF_F, 0.0f);
+      float scan = ml.x;
+#pragma unroll
+      for (int o = 1; o < 32; o *= 2) {
+        const float other = __shfl_up_sync(0xffffffffu, scan, o);
+        if ((int)threadIdx.x >= o) scan = fmaxf(scan, other);
+      }
+      float before = __shfl_up_sync(0xffffffffu, scan, 1);
+      before = threadIdx.x == 0 ? top : fmaxf(top, before);
+      const fold_factors f = fold_of(before, ml.x);
+      if (i < n) factors[i] = make_float2(f.a, f.b);
+      top = fmaxf(top, __shfl_sync(0xffffffffu, scan, 31));
+    }
+    __syncwarp();
+    if (threadIdx.x == 0) {
+      float l = 0.0f;
+#pragma unroll 8
+      for (int i = 0; i < n; i++) l = __fmaf_rn(a.part_ml[at + i].y, factors[i].y, __fmul_rn(l, factors[i].x));
+      total = l;
+    }
+  }
+  __syncthreads();
+  const int x = threadIdx.x;
+  if (x >= DIM) return;
+  float o = 0.0f;
+#pragma unroll 16
+  for (int i = 0; i < n; i++) o = __fmaf_rn(a.part_o[(at + i) * DIM + x], factors[i].y, __fmul_rn(o, factors[i].x));
+  a.out[(int64_t)row * a.ldo + (int64_t)h * DIM + x] = __float2bfloat16_rn(o * inverse(total));
+}
+
+// ---- launching ----
+
+template <typename KV, int DIM>
+static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, int max_rows, int n_z) {
+  // enough in flight for a third or half of a multiprocessor's share: 2 blocks of 3 stages at 32 KB a stage, 3 of 4 at 16
+  const int tiles = ti_ceil_div((int64_t)max_rows * a->group, ROWS);
+  int n_stage = KV::STAGE < 20000 ? 4 : 3;
+#ifdef ATTN_KNOBS
+  if (attn_knob_stages) n_stage = attn_knob_stages;
+#endif
+  const size_t smem = (size_t)n_stage * KV::STAGE + sizeof(shared);
+  static uint64_t allowed;  // devices
+#ifdef ATTN_KNOBS
+  allowed = 0;
+#endif
+  ti_status st = attn_allow_smem(d, (const void *)decode_kernel<KV, DIM>, smem, &allowed);
+  if (st != TI_OK) return st;
+  const dim3 grid((unsigned)(a->n_seq * tiles), (unsigned)a->n_kv_head, (unsigned)n_z);
+  st = ti_launch(d, "attention", decode_kernel<KV, DIM>, grid, THREADS, smem, *a, *map, tiles, n_stage);
+  if (st != TI_OK || a->n_slot == 0) return st;
+  return ti_launch(d, "attention combine", combine_kernel<DIM>, dim3((unsigned)a->n_row, (unsigned)a->n_head), DIM < 128 ? 128 : DIM,
+                   (size_t)a->n_slot * sizeof(float2), *a);
+}
+
+template <int DIM>
+static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int max_rows, int n_z) {
+  return type == TI_E4M3 ? launch<kv_e4m3<DIM>, DIM>(d, a, map, max_rows, n_z) : launch<kv_bf16<DIM>, DIM>(d, a, map, max_rows, n_z);
+}
+
+ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int max_rows, int n_z) {
+  switch (dim) {
+    case 64: return launch<64>(d, a, map, type, max_rows, n_z);
+    case 80: return launch<80>(d, a, map, type, max_rows, n_z);
+    case 96: return launch<96>(d, a, map, type, max_rows, n_z);
+    case 128: return launch<128>(d, a, map, type, max_rows, n_z);
+    case 256: return launch<256>(d, a, map, type, max_rows, n_z);
+    default: return TI_ERR_UNSUPPORTED;
+  }
+}
