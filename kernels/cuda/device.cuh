@@ -5,8 +5,8 @@
 //   read
 //     what this kernel overwrites). Weights, frequencies and launch arguments may be read before.
 //   - every thread of every block calls it on every path: a kernel that ends without it would let its successor pass its predecessor.
-//   - ti_pdl_launch() says that the successor may be scheduled; it is a hint, correct anywhere, and best placed early in kernels that leave room on
-//     an SM.
+//   - ti_pdl_launch() says that the successor may be scheduled; it is a hint, correct anywhere. First of all in kernels that leave room on an SM: the
+//     product behind a norm then fetches its weights while the product before it still runs.
 #ifndef TI_KERNELS_CUDA_DEVICE_CUH
 #define TI_KERNELS_CUDA_DEVICE_CUH
 #include <assert.h>

@@ -87,10 +87,10 @@ static __device__ __forceinline__ void store_head(const pool &p, uint8_t *page, 
 template <int LANES>
 static __global__ void __launch_bounds__(256) heads_kernel(heads a, pool p) {
   __shared__ float2 cs[4 * LANES];
+  ti_pdl_launch();
   const int row = blockIdx.x, lane = threadIdx.x % LANES, head = blockIdx.y * (256 / LANES) + threadIdx.x / LANES;
   const float freq = a.position && threadIdx.x < 4 * LANES ? a.inv_freq[threadIdx.x] : 0.0f;
   ti_pdl_wait();
-  ti_pdl_launch();
   if (a.position && threadIdx.x < 4 * LANES) {
     float sin, cos;
     sincosf((float)a.position[row] * freq, &sin, &cos);
@@ -162,8 +162,8 @@ static __device__ void store_run(const pool &p, uint8_t *dst, float *scale, cons
 }
 
 static __global__ void append_plain_kernel(const bf16 *k, const bf16 *v, int64_t ldk, int64_t ldv, pool p) {
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const int row = blockIdx.x, place = p.place[row], nkv = p.l.n_kv_head, dim = p.l.head_dim;
   if (place < 0) return;
   int slot;
@@ -180,8 +180,8 @@ static __global__ void append_plain_kernel(const bf16 *k, const bf16 *v, int64_t
 
 static __global__ void append_latent_kernel(const bf16 *latent, const bf16 *rope, int64_t ldk, int64_t ldv, pool p) {
   enum { RUN = 128 };
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const int row = blockIdx.x, place = p.place[row], runs = (p.l.latent + RUN - 1) / RUN;
   if (place < 0) return;
   int slot;
@@ -238,8 +238,8 @@ ti_status ti_cuda_rope_append(ti_dev *d, const ti_rope_append_args *a) {
 
 // grid: layers x runs of bytes that are contiguous in a page (a head's tokens, K then V, then their scales; MLA: one).
 static __global__ void copy_page_kernel(uint8_t *kv, ti_kv_layout l, int32_t src, int32_t dst, int n_token) {
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const size_t layer = (size_t)blockIdx.x * l.layer_bytes;
   const int run = blockIdx.y, heads = l.kind == TI_KV_GQA ? 2 * l.n_kv_head : 1;
   const size_t at = run < heads ? (size_t)run * l.head_stride : l.k_scale_offset + (size_t)(run - heads) * l.page_tokens * sizeof(float);

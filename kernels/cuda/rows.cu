@@ -29,8 +29,8 @@ static __device__ __forceinline__ float table_at(const table &t, int64_t row, in
 
 template <bool VEC>
 static __global__ void embed_kernel(bf16 *out, const int32_t *ids, table t, int first_id, int n_id) {
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const int64_t id = (int64_t)ids[blockIdx.x] - first_id;
   const bool in = id >= 0 && id < n_id;
   bf16 *o = out + (int64_t)blockIdx.x * t.k;
@@ -68,6 +68,7 @@ template <int V>
 static __global__ void __launch_bounds__(1024) norm_kernel(norm_args a) {
   __shared__ float part[32];
   float w[V][8], x[V][8], sum = 0.0f;
+  ti_pdl_launch();
   const int row = blockIdx.x;
 #pragma unroll
   for (int v = 0; v < V; v++) {
@@ -75,7 +76,6 @@ static __global__ void __launch_bounds__(1024) norm_kernel(norm_args a) {
     if (c < a.dim) ti_load8(a.weight + c, w[v]);
   }
   ti_pdl_wait();
-  ti_pdl_launch();
 #pragma unroll
   for (int v = 0; v < V; v++) {
     const int c = 8 * (v * blockDim.x + threadIdx.x);
@@ -106,8 +106,8 @@ static __global__ void __launch_bounds__(1024) norm_kernel(norm_args a) {
 
 static __global__ void norm_plain_kernel(norm_args a) {
   __shared__ float part[32];
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const int row = blockIdx.x;
   const bf16 *x = a.x + row * a.ldx;
   bf16 *res = a.residual ? a.residual + (int64_t)row * a.dim : nullptr;
@@ -142,8 +142,8 @@ ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a) {
 // One block a row and 256 pairs of it: pairs of all heads in turn. Angles in fp32, as the reference and training code have them.
 static __global__ void rope_kernel(bf16 *x, const int32_t *position, const float *inv_freq, int n_head, int head_dim, int rope_dim, int offset,
                                    int64_t ld, float factor, bool interleaved) {
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const int half = rope_dim / 2, at = blockIdx.y * blockDim.x + threadIdx.x;
   if (at >= n_head * half) return;
   const int h = at / half, i = at % half;
@@ -172,8 +172,8 @@ ti_status ti_cuda_rope(ti_dev *d, const ti_rope_args *a) {
 template <bool VEC>
 static __global__ void silu_mul_kernel(bf16 *out, const bf16 *gate_up, int dim, int64_t ldx, int64_t ldo, bool runs) {
   enum { RUN = TI_CUDA_GATE_RUN };
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const int c = (blockIdx.y * blockDim.x + threadIdx.x) * (VEC ? 8 : 1);
   if (c >= dim) return;
   const bf16 *g = gate_up + blockIdx.x * ldx + (runs ? c / RUN * (2 * RUN) + c % RUN : c), *u = g + (runs ? RUN : dim);
@@ -209,8 +209,8 @@ ti_status ti_cuda_silu_mul_runs(ti_dev *d, const ti_silu_mul_args *a) { return s
 // ---- add ----
 
 static __global__ void add_kernel(bf16 *x, const bf16 *y, int64_t n_vec, int64_t n) {  // vectors first, then the numbers behind them
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n_vec) {
     float u[8], v[8];
@@ -235,8 +235,8 @@ ti_status ti_cuda_add(ti_dev *d, const ti_add_args *a) {
 
 template <bool VEC>
 static __global__ void permute_kernel(bf16 *out, const bf16 *x, const int32_t *src, int n_top, int dim) {
-  ti_pdl_wait();
   ti_pdl_launch();
+  ti_pdl_wait();
   const int from = src[blockIdx.x];
   const bf16 *row = x + (int64_t)(from < 0 ? 0 : from / n_top) * dim;
   bf16 *o = out + (int64_t)blockIdx.x * dim;
