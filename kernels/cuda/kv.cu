@@ -91,19 +91,21 @@ static __global__ void __launch_bounds__(256) heads_kernel(heads a, pool p) {
   const int row = blockIdx.x, lane = threadIdx.x % LANES, head = blockIdx.y * (256 / LANES) + threadIdx.x / LANES;
   const float freq = a.position && threadIdx.x < 4 * LANES ? a.inv_freq[threadIdx.x] : 0.0f;
   ti_pdl_wait();
-  if (a.position && threadIdx.x < 4 * LANES) {
-    float sin, cos;
-    sincosf((float)a.position[row] * freq, &sin, &cos);
-    cs[threadIdx.x] = make_float2(cos * a.factor, sin * a.factor);
-  }
-  __syncthreads();
   const int place = p.place ? p.place[row] : -1;
   const bool is_q = head < a.nq, is_v = head >= a.nq + a.nkv, any = head < a.nq + 2 * a.nkv;
   const int h = is_q ? head : is_v ? head - a.nq - a.nkv : head - a.nq;
   const bf16 *src = is_q ? a.q + row * a.ldq : is_v ? a.v + row * a.ldv : a.k + row * a.ldk;
   src += (int64_t)h * 8 * LANES + 8 * lane;
   float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-  if (any) ti_load8(src, x);
+  if (any) ti_load8(src, x);  // on their way while sin and cos are made
+  int slot = 0;
+  uint8_t *page = any && !is_q && place >= 0 ? page_of(p, row, place, &slot) : nullptr;
+  if (a.position && threadIdx.x < 4 * LANES) {
+    float sin, cos;
+    sincosf((float)a.position[row] * freq, &sin, &cos);
+    cs[threadIdx.x] = make_float2(cos * a.factor, sin * a.factor);
+  }
+  __syncthreads();
   if (a.position) {
     float y[8];
 #pragma unroll
@@ -122,9 +124,7 @@ static __global__ void __launch_bounds__(256) heads_kernel(heads a, pool p) {
   if (!any) return;
   if (is_q) {
     ti_store8(a.q + row * a.ldq + (int64_t)h * 8 * LANES + 8 * lane, x);
-  } else if (place >= 0) {
-    int slot;
-    uint8_t *page = page_of(p, row, place, &slot);
+  } else if (page) {
     store_head<LANES>(p, page, slot, h, is_v, lane, x, amax);
   }
 }
