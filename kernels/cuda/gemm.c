@@ -14,7 +14,7 @@
 
 #define FP8_BLOCK 128
 #define GEMV_ROWS 8         // measured (lab_gemv_bf16, chains with dependent launch): equal at 16 rows, cuBLASLt ahead at 64
-#define FP8_SMALL_ROWS 128  // the same of FP8: gemm_fp8.cu
+#define FP8_SMALL_ROWS 64   // the same of FP8: gemm_fp8.cu is ahead at 128
 #define SILU_ROWS 64        // beyond it gate_up is two kernels
 
 // x quantised: codes, then scales.
