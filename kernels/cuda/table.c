@@ -21,7 +21,9 @@ void ti_cuda_ops_fini(ti_dev *d) { ti_blas_close(d->blas); }
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 size_t ti_cuda_ops_scratch(const ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab) {
-  size_t need = (size_t)16 << 20;  // attention's parts
+  // Attention's partial results of sequences that are split over the device: 256 heads (8 sequences of 32) over 128K places, a chunk of 512 each. A batch
+  // that would need more is not split.
+  size_t need = (size_t)256 * ((1 << 17) / 512) * (size_t)(max_head + 2) * sizeof(float);
   need = larger(need, ti_cuda_gemm_scratch(max_row, max_k));
   need = larger(need, ti_cuda_sample_scratch(max_row, vocab));
   return need;
