@@ -138,10 +138,10 @@ static void run(void *arg) {
 
 // taken: tokens an expert; jitter: counts spread evenly over 0.7 .. 1.3 of it; every `empty`th expert has none.
 static void time_shape(lab *l, int n_expert, int taken, int n, int k, const char *variant, bool jitter, int empty, bool silu) {
-  fixture f = fixture_make(l, n_expert, (jitter ? taken * 13 / 10 : taken) + 3 & ~3, n, k, false);
+  fixture f = fixture_make(l, n_expert, ((jitter ? taken * 13 / 10 : taken) + 3) & ~3, n, k, false);
   double rows = 0, live = 0;
   for (int e = 0; e < n_expert; e++) {
-    f.count[e] = empty && e % empty == 0 ? 0 : jitter ? taken * (70 + e * 61 % 61) / 100 : taken;
+    f.count[e] = empty && e % empty == 0 ? 0 : jitter ? taken * (70 + e * 17 % 61) / 100 : taken;
     rows += f.count[e], live += f.count[e] > 0;
   }
   fixture_counts(&f);
