@@ -179,26 +179,22 @@ typedef struct small_block {
   int n_own;                // tokens that it sums up and writes, from rank * own on (none: <= 0)
 } small_block;
 
-// All loads of this block, by one warp. The first ring goes out before anything else; after another op in the stream that is W alone, and x follows
-// once that op is known to have ended.
+TI_DEV void init_barriers(uint8_t *smem, const small_params &p, int ring) {
+  uint64_t *full = (uint64_t *)(smem + p.ring.bars);
+  const int lane = (int)threadIdx.x & 31;
+  if (lane < ring) {
+    ti_mbar_init(full + lane, 1);
+    ti_mbar_init(full + p.ring.stages + lane, p.rows / 16);
+  }
+  if (lane == 0) ti_mbar_init((uint64_t *)(smem + p.done), 1);
+  ti_fence_mbar_init();
+}
+
+// All loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out before that
+// op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
 template <int MT>
 TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
-                      const CUtensorMap *xs) {
-  const bool loader = (int)ti_swap_uniform(threadIdx.x / 32) == p.rows / 16;
-  const int lane = (int)threadIdx.x & 31, ring = b.n_kb < p.ring.stages ? b.n_kb : p.ring.stages;
-  if (loader) {
-    if (lane < 3) ti_tma_prefetch_map(lane == 0 ? w : lane == 1 ? x : xs);
-    uint64_t *full = (uint64_t *)(smem + p.ring.bars);
-    if (lane < ring) {
-      ti_mbar_init(full + lane, 1);
-      ti_mbar_init(full + p.ring.stages + lane, p.rows / 16);
-    }
-    if (lane == 0) ti_mbar_init((uint64_t *)(smem + p.done), 1);
-    ti_fence_mbar_init();
-  }
-  __syncthreads();
-  if (p.split > 1) ti_cluster_arrive_relaxed();
-  ti_griddep_launch();
+                      const CUtensorMap *xs, bool loader, int ring) {
   if (loader) {
     ti_swap_pos at = ti_swap_first(base, p.ring);
     const int early = p.early ? ring : 0;
@@ -223,7 +219,7 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
       }
       ti_swap_next(&at, p.ring, base);
     }
-    if (lane == 0 && p.split > 1 && b.n_own > 0) {  // any time before the sums are asked for
+    if ((threadIdx.x & 31) == 0 && p.split > 1 && b.n_own > 0) {  // any time before the sums are asked for
       ti_mbar_expect((uint64_t *)(smem + p.done), (uint32_t)(p.split * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
     }
   }
@@ -240,8 +236,6 @@ TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const
   const int group = (int)ti_swap_uniform(threadIdx.x / 128), last = (p.n - 1) / 128;
   const int block = (p.stacked ? stacked_row(p, b.n0, group) : b.n0 + group * 64) / 128;
   const ti_swap_scales sw = ti_swap_scales_at(p.w_scale + (block < last ? block : last) * p.w_scale_ld + b.kb0, b.n_kb);
-  __syncthreads();
-  if (p.split > 1) ti_cluster_arrive_relaxed();
   ti_swap_pos at = ti_swap_first(base, p.ring);
   float sum[MT / 2];
   ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, sw, b.n_kb, sum);
@@ -278,9 +272,18 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
   b.kb0 = b.rank * p.n_kb + (longer ? b.rank : p.n_longer), b.n_kb = p.n_kb + longer;
   const int left = b.n_tok - b.rank * p.own;
   b.n_own = left < p.own ? left : p.own;
-  if ((int)ti_swap_uniform(threadIdx.x / 32) >= p.rows / 16) {
+  const int warp = (int)ti_swap_uniform(threadIdx.x / 32), loader = p.rows / 16, ring = b.n_kb < p.ring.stages ? b.n_kb : p.ring.stages;
+  if (warp == loader) {
+    const int lane = (int)threadIdx.x & 31;
+    if (lane < 3) ti_tma_prefetch_map(lane == 0 ? &w : lane == 1 ? &x : &xs);
+    init_barriers(smem, p, ring);
+  }
+  __syncthreads();
+  if (p.split > 1) ti_cluster_arrive_relaxed();
+  ti_griddep_launch();
+  if (warp >= loader) {
     if (MT > 64) ti_reg_dealloc<32>();
-    load_role<MT>(smem, base, p, b, &w, &x, &xs);
+    load_role<MT>(smem, base, p, b, &w, &x, &xs, warp == loader, ring);
   } else {
     if (MT > 64) ti_reg_alloc<AHEAD ? 232 : 160>();
     math_role<MT, AHEAD>(smem, base, p, b);
