@@ -285,7 +285,7 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
     if (MT > 64) ti_reg_dealloc<32>();
     load_role<MT>(smem, base, p, b, &w, &x, &xs, warp == loader, ring);
   } else {
-    if (MT > 64) ti_reg_alloc<AHEAD ? 232 : 160>();
+    if (MT > 64) ti_reg_alloc<(AHEAD || MT > 128) ? 232 : 160>();
     math_role<MT, AHEAD>(smem, base, p, b);
   }
 }
