@@ -20,7 +20,7 @@
 // Most rows of W a block may have, by the registers of its math threads; and its threads then. Behind the math warpgroups comes one warp that loads, or,
 // where the math threads need its registers, a warpgroup that gives them away.
 static inline __host__ __device__ constexpr int ti_swap_rows(int mt, int ahead) {
-  return mt > 64 ? (ahead ? 128 : 192) : mt <= 32 || !ahead ? 256 : 128;
+  return mt > 64 ? (ahead || mt > 128 ? 128 : 192) : mt <= 32 || !ahead ? 256 : 128;
 }
 static inline __host__ __device__ constexpr int ti_swap_load_threads(int mt) { return mt > 64 ? 128 : 32; }
 static inline __host__ __device__ constexpr int ti_swap_threads(int mt, int ahead) { return 2 * ti_swap_rows(mt, ahead) + ti_swap_load_threads(mt); }
@@ -104,12 +104,11 @@ TI_DEV float2 ti_swap_pair_scale(uint32_t xs, float sw) {
 }
 
 // Waits until at most LEFT groups are open, sum += acc * (sw * xs), and gives the stage back.
-template <int MT, int LEFT>
+template <int MT, int LEFT, bool EARLY>
 TI_DEV void ti_swap_promote(const ti_swap_ring &r, const ti_swap_pos &p, uint32_t smem, float sw, float (&acc)[MT / 2], float (&sum)[MT / 2]) {
   const uint32_t xs = ti_swap_xs_at<MT>(r, smem, p.i) + 8 * (threadIdx.x & 3);
-  const bool early = MT <= 64;  // the scales before the wait, where registers allow
   float2 s[MT / 8];
-  if (early) {
+  if (EARLY) {  // the scales before the wait, where registers allow
 #pragma unroll
     for (int j = 0; j < MT / 8; j++) s[j] = ti_swap_pair_scale(xs + 32 * j, sw);
   }
@@ -117,7 +116,7 @@ TI_DEV void ti_swap_promote(const ti_swap_ring &r, const ti_swap_pos &p, uint32_
   ti_wgmma_hold(acc);
 #pragma unroll
   for (int j = 0; j < MT / 8; j++) {
-    if (!early) s[j] = ti_swap_pair_scale(xs + 32 * j, sw);
+    if (!EARLY) s[j] = ti_swap_pair_scale(xs + 32 * j, sw);
     sum[4 * j + 0] += acc[4 * j + 0] * s[j].x;
     sum[4 * j + 1] += acc[4 * j + 1] * s[j].y;
     sum[4 * j + 2] += acc[4 * j + 2] * s[j].x;
@@ -151,17 +150,19 @@ TI_DEV float ti_swap_scale(ti_swap_scales *s, int kb) {
   return __shfl_sync(0xffffffffu, s->now, kb % 32);
 }
 
-// n_kb stages of a math warpgroup: sum = W x^T. AHEAD 1: a stage's products run in the tensor core while the stage before is promoted.
+// n_kb stages of a math warpgroup: sum = W x^T. AHEAD 1, up to 64 tokens: a stage's products run in the tensor core while the stage before is promoted;
+// more tokens leave no registers for that, only for the scales to be at hand when the products are.
 template <int MT, int AHEAD>
 TI_DEV void ti_swap_multiply(const ti_swap_ring &r, ti_swap_pos *at, uint32_t smem, uint32_t rows, ti_swap_scales sw, int n_kb, float (&sum)[MT / 2]) {
+  constexpr bool two = AHEAD && MT <= 64, early = AHEAD || MT <= 64;
 #pragma unroll
   for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
-  float acc[1 + AHEAD][MT / 2];
-  if (AHEAD == 0) {
+  float acc[1 + two][MT / 2];
+  if (!two) {
     for (int kb = 0; kb < n_kb; kb++) {
       const float s = ti_swap_scale(&sw, kb);
       ti_swap_issue<MT>(r, *at, rows, acc[0]);
-      ti_swap_promote<MT, 0>(r, *at, smem, s, acc[0], sum);
+      ti_swap_promote<MT, 0, early>(r, *at, smem, s, acc[0], sum);
       ti_swap_next(at, r, smem);
     }
     return;
@@ -171,21 +172,21 @@ TI_DEV void ti_swap_multiply(const ti_swap_ring &r, ti_swap_pos *at, uint32_t sm
   int kb = 0;
   for (; kb + 2 < n_kb; kb += 2) {
     ti_swap_next(at, r, smem);
-    ti_swap_issue<MT>(r, *at, rows, acc[AHEAD]);
-    ti_swap_promote<MT, 1>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
+    ti_swap_issue<MT>(r, *at, rows, acc[two]);
+    ti_swap_promote<MT, 1, early>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
     p = *at;
     ti_swap_next(at, r, smem);
     ti_swap_issue<MT>(r, *at, rows, acc[0]);
-    ti_swap_promote<MT, 1>(r, p, smem, ti_swap_scale(&sw, kb + 1), acc[AHEAD], sum);
+    ti_swap_promote<MT, 1, early>(r, p, smem, ti_swap_scale(&sw, kb + 1), acc[two], sum);
     p = *at;
   }
   if (kb + 1 < n_kb) {
     ti_swap_next(at, r, smem);
-    ti_swap_issue<MT>(r, *at, rows, acc[AHEAD]);
-    ti_swap_promote<MT, 1>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
-    ti_swap_promote<MT, 0>(r, *at, smem, ti_swap_scale(&sw, kb + 1), acc[AHEAD], sum);
+    ti_swap_issue<MT>(r, *at, rows, acc[two]);
+    ti_swap_promote<MT, 1, early>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
+    ti_swap_promote<MT, 0, early>(r, *at, smem, ti_swap_scale(&sw, kb + 1), acc[two], sum);
   } else {
-    ti_swap_promote<MT, 0>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
+    ti_swap_promote<MT, 0, early>(r, p, smem, ti_swap_scale(&sw, kb), acc[0], sum);
   }
   ti_swap_next(at, r, smem);
 }

@@ -15,7 +15,7 @@ typedef struct masked_params {
   int n_expert, max_m, n, n_kb;
   int rows;         // of W, a tile
   int ldr;          // floats from token to token in the staging buffer
-  int stage, list;  // byte offsets behind the ring: staging [MT][ldr], the experts' counts and first tiles
+  int stage, list;  // byte offsets behind the ring: staging [pass_of(MT)][ldr], the experts' counts and first tiles
   bool silu;
   ti_swap_ring ring;
 } masked_params;
@@ -79,16 +79,20 @@ TI_DEV void load_all(uint32_t smem, const masked_params &p, const CUtensorMap *w
   }
 }
 
-// The sums to the staging buffer, token by token.
+// So many tokens at a time go through the staging buffer.
+TI_DEV constexpr int pass_of(int mt) { return mt < 64 ? mt : 64; }
+
+// The sums of tokens t0 .. to the staging buffer, token by token.
 template <int MT>
-TI_DEV void stage_sums(float *buf, int ldr, const float (&sum)[MT / 2], int n_tok) {
+TI_DEV void stage_sums(float *buf, int ldr, const float (&sum)[MT / 2], int t0, int n_tok) {
   buf += ti_swap_pair();
 #pragma unroll
   for (int j = 0; j < MT / 8; j++) {
+    if (j < t0 / 8 || j >= (t0 + pass_of(MT)) / 8) continue;
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
-      if (tok < n_tok) *(float2 *)(buf + tok * ldr) = make_float2(sum[4 * j + c], sum[4 * j + 2 + c]);
+      if (tok < n_tok) *(float2 *)(buf + (tok - t0) * ldr) = make_float2(sum[4 * j + c], sum[4 * j + 2 + c]);
     }
   }
 }
@@ -133,13 +137,20 @@ TI_DEV void multiply_all(uint8_t *smem, uint32_t base, const masked_params &p, c
     const float *ws = p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb;
     float sum[MT / 2];
     ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, ti_swap_scales_at(ws, p.n_kb), p.n_kb, sum);
-    ti_bar_sync(1, 2 * p.rows);  // the tile before has left the staging buffer
-    stage_sums<MT>(buf, p.ldr, sum, tile.n_tok);
-    ti_bar_sync(1, 2 * p.rows);
-    if (p.silu) {
-      write_silu(p, buf, tile);
-    } else {
-      write_plain(p, buf, tile);
+#pragma unroll
+    for (int t0 = 0; t0 < MT; t0 += pass_of(MT)) {
+      if (t0 >= tile.n_tok) break;
+      ti_bar_sync(1, 2 * p.rows);  // what was staged before has left
+      stage_sums<MT>(buf, p.ldr, sum, t0, tile.n_tok);
+      ti_bar_sync(1, 2 * p.rows);
+      masked_tile part = tile;
+      part.m0 += t0;
+      part.n_tok = tile.n_tok - t0 < pass_of(MT) ? tile.n_tok - t0 : pass_of(MT);
+      if (p.silu) {
+        write_silu(p, buf, part);
+      } else {
+        write_plain(p, buf, part);
+      }
     }
   }
 }
@@ -172,7 +183,7 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
     if (MT > 64) ti_reg_dealloc<32>();
     if (warp == n_warp) load_all<MT>(base, p, &w, &x, &xs, count, first);
   } else {
-    if (MT > 64) ti_reg_alloc<AHEAD ? 232 : 160>();
+    if (MT > 64) ti_reg_alloc<(AHEAD || MT > 128) ? 232 : 160>();
     multiply_all<MT, AHEAD>(smem, base, p, count, first);
   }
 }
@@ -190,17 +201,18 @@ static masked_kernel kernel_for(int tokens, int ahead) {
     case 16: return fp8_masked<16, 1>;
     case 32: return fp8_masked<32, 1>;
     case 64: return ahead ? fp8_masked<64, 1> : fp8_masked<64, 0>;
-    case 128: return ahead ? fp8_masked<128, 1> : fp8_masked<128, 0>;
+    case 128: return fp8_masked<128, 1>;
+    case 192: return fp8_masked<192, 0>;
     default: return NULL;
   }
 }
 
 extern "C" ti_fp8_masked_plan ti_cuda_fp8_masked_plan(int expected_m, int n, bool silu) {
   ti_fp8_masked_plan p;
-  p.tokens = expected_m <= 8 ? 8 : expected_m <= 16 ? 16 : expected_m <= 32 ? 32 : expected_m <= 64 || silu ? 64 : 128;
+  p.tokens = expected_m <= 8 ? 8 : expected_m <= 16 ? 16 : expected_m <= 32 ? 32 : expected_m <= 64 || silu ? 64 : expected_m <= 128 ? 128 : 192;
   p.rows = silu || (p.tokens == 64 && n % 256 == 0) ? 256 : 128;
   p.per_sm = p.rows == 256 || p.tokens > 64 ? 1 : 2;
-  p.ahead = p.tokens <= 32 || (p.rows <= 128 && p.per_sm == 1);
+  p.ahead = p.tokens <= 32 || p.tokens == 128 || (p.tokens == 64 && p.rows <= 128 && p.per_sm == 1);
   return p;
 }
 
@@ -225,7 +237,7 @@ extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) 
   p.out = a->out, p.w_scale = a->w_scale, p.count = a->count, p.q = a->q, p.q_scale = a->q_scale;
   p.n_expert = a->n_expert, p.max_m = a->max_m, p.n = a->n, p.n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K;
   p.rows = plan.rows, p.ldr = plan.rows + 4, p.silu = a->silu;
-  const int stage = plan.tokens * p.ldr * 4, list = (2 * a->n_expert + 1) * 4;
+  const int stage = (plan.tokens < 64 ? plan.tokens : 64) * p.ldr * 4, list = (2 * a->n_expert + 1) * 4;
   const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - stage - list;
   int stages = 1;
   while (stages < TI_SWAP_STAGES && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;

@@ -179,57 +179,48 @@ typedef struct small_block {
   int n_own;                // tokens that it sums up and writes, from rank * own on (none: <= 0)
 } small_block;
 
-// All loads of this block, by one warp. The first ring goes out before anything else; after another op in the stream that is W alone, and x follows
-// once that op is known to have ended.
+TI_DEV void init_barriers(uint8_t *smem, const small_params &p, int ring) {
+  uint64_t *full = (uint64_t *)(smem + p.ring.bars);
+  const int lane = (int)threadIdx.x & 31;
+  if (lane < ring) {
+    ti_mbar_init(full + lane, 1);
+    ti_mbar_init(full + p.ring.stages + lane, p.rows / 16);
+  }
+  if (lane == 0) ti_mbar_init((uint64_t *)(smem + p.done), 1);
+  ti_fence_mbar_init();
+}
+
+// All loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out before that
+// op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
 template <int MT>
 TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
-                      const CUtensorMap *xs) {
-  const bool loader = (int)threadIdx.x < 2 * p.rows + 32;
-  const int lane = (int)threadIdx.x & 31, ring = b.n_kb < p.ring.stages ? b.n_kb : p.ring.stages;
-  ti_swap_pos at = ti_swap_first(base, p.ring);
+                      const CUtensorMap *xs, bool loader, int ring) {
   if (loader) {
-    if (lane < 3) ti_tma_prefetch_map(lane == 0 ? w : lane == 1 ? x : xs);
-    uint64_t *full = (uint64_t *)(smem + p.ring.bars), *done = (uint64_t *)(smem + p.done);
-    if (lane < ring) {
-      ti_mbar_init(full + lane, 1);
-      ti_mbar_init(full + p.ring.stages + lane, p.rows / 16);
-    }
-    if (lane == 0) ti_mbar_init(done, 1);
-    ti_fence_mbar_init();
-    __syncwarp();
-    for (int kb = 0; kb < ring; kb++) {
+    ti_swap_pos at = ti_swap_first(base, p.ring);
+    const int early = p.early ? ring : 0;
+#pragma unroll 1
+    for (int kb = 0; kb < early; kb++) {
       if (ti_elect()) {
         ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
-        if (!p.early) load_x<MT>(base, p, x, xs, at, b.kb0 + kb, b.m0);
         load_w(p, w, at, b.kb0 + kb, b.n0);
       }
       ti_swap_next(&at, p.ring, base);
     }
-    if (lane == 0 && p.split > 1 && b.n_own > 0) {
-      ti_mbar_expect(done, (uint32_t)(p.split * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
-    }
-    __syncwarp();
-  }
-  __syncthreads();
-  if (p.split > 1) ti_cluster_arrive_relaxed();
-  ti_griddep_launch();
-  if (loader) {
     ti_griddep_wait();
-    if (p.early) {
-      at = ti_swap_first(base, p.ring);
-      for (int kb = 0; kb < ring; kb++) {
-        if (ti_elect()) load_x<MT>(base, p, x, xs, at, b.kb0 + kb, b.m0);
-        ti_swap_next(&at, p.ring, base);
-      }
-    }
-    for (int kb = ring; kb < b.n_kb; kb++) {
-      ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
+    at = ti_swap_first(base, p.ring);
+#pragma unroll 1
+    for (int kb = 0; kb < b.n_kb; kb++) {
+      const bool all = kb >= early;
+      if (all) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
       if (ti_elect()) {
-        ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+        if (all) ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
         load_x<MT>(base, p, x, xs, at, b.kb0 + kb, b.m0);
-        load_w(p, w, at, b.kb0 + kb, b.n0);
+        if (all) load_w(p, w, at, b.kb0 + kb, b.n0);
       }
       ti_swap_next(&at, p.ring, base);
+    }
+    if ((threadIdx.x & 31) == 0 && p.split > 1 && b.n_own > 0) {  // any time before the sums are asked for
+      ti_mbar_expect((uint64_t *)(smem + p.done), (uint32_t)(p.split * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
     }
   }
   __syncwarp();
@@ -245,8 +236,6 @@ TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const
   const int group = (int)ti_swap_uniform(threadIdx.x / 128), last = (p.n - 1) / 128;
   const int block = (p.stacked ? stacked_row(p, b.n0, group) : b.n0 + group * 64) / 128;
   const ti_swap_scales sw = ti_swap_scales_at(p.w_scale + (block < last ? block : last) * p.w_scale_ld + b.kb0, b.n_kb);
-  __syncthreads();
-  if (p.split > 1) ti_cluster_arrive_relaxed();
   ti_swap_pos at = ti_swap_first(base, p.ring);
   float sum[MT / 2];
   ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, sw, b.n_kb, sum);
@@ -283,11 +272,20 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
   b.kb0 = b.rank * p.n_kb + (longer ? b.rank : p.n_longer), b.n_kb = p.n_kb + longer;
   const int left = b.n_tok - b.rank * p.own;
   b.n_own = left < p.own ? left : p.own;
-  if ((int)ti_swap_uniform(threadIdx.x / 32) >= p.rows / 16) {
+  const int warp = (int)ti_swap_uniform(threadIdx.x / 32), loader = p.rows / 16, ring = b.n_kb < p.ring.stages ? b.n_kb : p.ring.stages;
+  if (warp == loader) {
+    const int lane = (int)threadIdx.x & 31;
+    if (lane < 3) ti_tma_prefetch_map(lane == 0 ? &w : lane == 1 ? &x : &xs);
+    init_barriers(smem, p, ring);
+  }
+  __syncthreads();
+  if (p.split > 1) ti_cluster_arrive_relaxed();
+  ti_griddep_launch();
+  if (warp >= loader) {
     if (MT > 64) ti_reg_dealloc<32>();
-    load_role<MT>(smem, base, p, b, &w, &x, &xs);
+    load_role<MT>(smem, base, p, b, &w, &x, &xs, warp == loader, ring);
   } else {
-    if (MT > 64) ti_reg_alloc<AHEAD ? 232 : 160>();
+    if (MT > 64) ti_reg_alloc<(AHEAD || MT > 128) ? 232 : 160>();
     math_role<MT, AHEAD>(smem, base, p, b);
   }
 }
@@ -320,9 +318,9 @@ static int at_most(int x, int most) { return x < most ? x : most; }
 
 // From the lab's sweeps on an H200: the figures are those that came out best there.
 //   up to 32 tokens    64 rows, two blocks an SM, K split until there are some 220 blocks; where n alone gives so many: whole K
-//   33 .. 64           64 rows, one block an SM
+//   33 .. 64           the same for small n (and for so many rows that whole K gives more blocks than SMs); else one block an SM
 //   65 ..              the same for small n, in two halves; else 128 tokens a block
-// One block an SM: a cluster of 3 or more does not fill the chip's odd-sized parts, so the split stays at 3 or below unless there are few blocks anyway.
+// With one block an SM the split is at most 2: clusters of 3 or more do not fill the chip's odd-sized parts.
 extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
   const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K, tiles = (n + 63) / 64;
   ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, 1, 1};
@@ -335,13 +333,14 @@ extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool si
     p.ahead = m <= 32 || (m > 64 && !wave);
   } else if (m <= 32) {
     p.per_sm = 2, p.split = n_sm * 17 / 10 / tiles;
-  } else if (m <= 64 || 3 * tiles <= n_sm) {
-    p.split = n_sm / (m <= 64 ? tiles : 2 * tiles);
-    if (8 * tiles > n_sm) p.split = at_most(p.split, 3);
+  } else if (3 * tiles <= n_sm || tiles > n_sm) {
+    p.per_sm = 2, p.ahead = 0, p.split = (m <= 64 ? n_sm * 17 / 10 : n_sm * 3 / 4) / tiles;
+    if (m > 64 && tiles > n_sm) p.tokens = 128, p.rows = 128, p.per_sm = 1, p.ahead = 1;
+  } else if (m <= 64) {
+    p.split = n_sm / tiles;
   } else {
     p.tokens = 128, p.split = at_most(n_sm / tiles, 2);
-    if (tiles <= n_sm && tiles * 2 > n_sm && n_kb >= 64) p.rows = 128, p.split = 2;
-    if (tiles > n_sm) p.rows = 128;
+    if (tiles * 2 > n_sm && n_kb >= 64) p.rows = 128, p.split = 2;
   }
   p.split = at_most(p.split, at_most(n_kb / 3, 8));
   if (p.split < 1 || deterministic) p.split = 1;
