@@ -84,7 +84,11 @@ static void check_plain(lab *l, const uint16_t *x, int64_t ldx, int m, int k, co
 static void check_values(lab *l) {
   enum { ROWS = 520, K = 128 * 8 };
   uint16_t *h = (uint16_t *)host(l, (size_t)ROWS * K * 2);
-  for (int i = 0; i < ROWS * K; i++) h[i] = (uint16_t)((i * 40503u) & 0xffff);
+  for (int i = 0; i < ROWS * K; i++) {
+    h[i] = (uint16_t)((i * 40503u) & 0xffff);
+    if ((h[i] & 0x7f80) == 0x7f80 && (h[i] & 0x7f))
+      h[i] |= 0x40;  // quiet: libm's fmaxf, and so the reference, forgets its maximum at a signalling NaN
+  }
   for (int b = 0; b < ROWS * K / 128; b++) {  // most blocks: finite numbers no larger than their first
     const uint16_t top = (uint16_t)((b * 37) % 0x7f80);
     if (b % 16 == 15) continue;  // infinities and NaNs stay in every sixteenth
@@ -121,7 +125,7 @@ static void check_norm(lab *l, int m, int k, bool residual) {
   ti_rmsnorm_args a = {};
   a.out = out, a.x = x, a.residual = residual ? res : NULL, a.weight = w, a.n_row = m, a.dim = k, a.ldx = ldx, a.eps = 1e-5f;
   a.q = q, a.q_scale = s;
-  lab_op(l, ti_cuda_rmsnorm_quant(&l->dev, &a), "rmsnorm");
+  lab_op(l, ti_cuda_rmsnorm(&l->dev, &a), "rmsnorm");
   uint16_t *ho = (uint16_t *)download(l, out, n * 2), *ho2 = (uint16_t *)download(l, res, n * 2);
   double worst = 0;
   for (int r = 0; r < m; r++) {
@@ -142,7 +146,7 @@ static void check_norm(lab *l, int m, int k, bool residual) {
   float *hs = (float *)download(l, s, ns * 4);
   lab_expect(l, differs(ho, k, m, k, hq, hs) < 0, "rmsnorm + quantise m %d k %d: not the codes of its own output", m, k);
   a.out = NULL, a.q = q2, a.q_scale = s2, a.residual = residual ? res2 : NULL;
-  lab_op(l, ti_cuda_rmsnorm_quant(&l->dev, &a), "rmsnorm");
+  lab_op(l, ti_cuda_rmsnorm(&l->dev, &a), "rmsnorm");
   lab_expect(l, lab_same(l, q, q2, n) && lab_same(l, s, s2, ns * 4) && lab_same(l, res, res2, residual ? n * 2 : 0),
              "rmsnorm + quantise m %d k %d: other bits without out", m, k);
   void *const hosts[] = {hx, hr, hw, ho, ho2, hq, hs};
@@ -206,7 +210,7 @@ typedef struct job {
   ti_silu_mul_args silu;
 } job;
 static void run_plain(void *arg) { lab_op(((job *)arg)->l, ti_cuda_quant_fp8(&((job *)arg)->l->dev, &((job *)arg)->plain), "quant_fp8"); }
-static void run_norm(void *arg) { lab_op(((job *)arg)->l, ti_cuda_rmsnorm_quant(&((job *)arg)->l->dev, &((job *)arg)->norm), "rmsnorm_quant"); }
+static void run_norm(void *arg) { lab_op(((job *)arg)->l, ti_cuda_rmsnorm(&((job *)arg)->l->dev, &((job *)arg)->norm), "rmsnorm_quant"); }
 static void run_silu(void *arg) { lab_op(((job *)arg)->l, ti_cuda_silu_mul_quant(&((job *)arg)->l->dev, &((job *)arg)->silu), "silu_mul_quant"); }
 
 static void time_all(lab *l) {

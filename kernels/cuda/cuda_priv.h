@@ -99,12 +99,14 @@ ti_status ti_cuda_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_pa
 
 // rows.cu
 ti_status ti_cuda_embed(ti_dev *d, const ti_embed_args *a);
-ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a);
 ti_status ti_cuda_rope(ti_dev *d, const ti_rope_args *a);
 ti_status ti_cuda_silu_mul(ti_dev *d, const ti_silu_mul_args *a);
 ti_status ti_cuda_silu_mul_runs(ti_dev *d, const ti_silu_mul_args *a);  // gate_up's columns interleaved as a TI_CUDA_GATE_UP matrix's rows
 ti_status ti_cuda_add(ti_dev *d, const ti_add_args *a);
 ti_status ti_cuda_permute(ti_dev *d, const ti_permute_args *a);
+
+// quant_fp8.cu
+ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a);
 
 // kv.cu
 ti_status ti_cuda_kv_append(ti_dev *d, const ti_kv_append_args *a);

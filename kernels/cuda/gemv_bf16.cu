@@ -19,62 +19,72 @@
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/tensor_map.h"
 
-enum { BK = 64, ROWS = 64, MAX_TOKENS = 64, MAX_STAGES = 24 };
+enum { BK = 64, ROWS = 64, MAX_TOKENS = 64, MAX_SPLIT = 8, MAX_STAGES = 24 };
 
 // ---- the sums' way out ----
 
-// Of a band's [tokens, rows] sums, part r of the cluster finishes the r-th share. An item is a token and two neighbouring rows (silu-mul: and the
-// same two of up): WIDTH numbers. Every part writes its own sums of the item into the finisher's shared memory: inbox[part][item of the
-// share][WIDTH].
-template <int G, bool SILU>
-struct item {
-  enum { PAIRS = SILU ? ROWS / 2 : G * ROWS / 2, WIDTH = SILU ? 4 : 2 };  // PAIRS a token: a multiple of 32, so that all shares are equal
+// Part r of the cluster finishes the r-th share of the band's rows, for all tokens. Every part writes its own sums of those rows into the finisher's
+// shared memory: inbox[part][token][LD], a token's rows of the share side by side (silu-mul: gate's, then up's) and 4 more numbers, so that neither
+// the writing nor the reading warp meets a bank twice.
+template <int G, int NT, bool SILU>
+struct ti_inbox {
+  enum { OWN = SILU ? ROWS : G * ROWS, WIDE = SILU ? 2 : 1 };  // rows that are shared out; numbers for each
+  float *p;
+  int rows, shift, ld;  // a share: rows = 1 << shift
+
+  __device__ __forceinline__ ti_inbox(float *at, int split) : p(at), rows(OWN / split), shift(0), ld(WIDE * rows + 4) {
+    while (1 << shift < rows) shift++;
+  }
+  // Where this block's sum of row r of the band and token 0 goes: an address in the cluster.
+  __device__ __forceinline__ uint32_t address(int r, int part) const {
+    const int own = SILU ? r % ROWS : r, up = SILU && r >= ROWS ? rows : 0;
+    return ti_mapa(ti_smem(p + part * NT * ld + up + (own & (rows - 1))), (uint32_t)(own >> shift));
+  }
 };
 
 static __device__ __forceinline__ void store_peer(uint32_t addr, float v) {
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(addr), "f"(v) : "memory");
 }
 
-// One sum of this block, row r of the band.
-template <int G, bool SILU>
-static __device__ __forceinline__ void send(float *inbox, int token, int r, float v, int share, int part, int split) {
-  typedef item<G, SILU> it;
-  const int up = SILU && r >= ROWS, row = SILU ? r % ROWS : r, i = token * it::PAIRS + row / 2;
-  const int to = split == 1 ? 0 : i / share;
-  float *p = inbox + (part * share + i - to * share) * it::WIDTH + 2 * up + row % 2;
-  if (split == 1) {
-    *p = v;
-  } else {
-    store_peer(ti_mapa(ti_smem(p), (uint32_t)to), v);
-  }
-}
-
-// The share of this part, over parts in order.
-template <int G, bool SILU>
-static __device__ __forceinline__ void finish(const ti_gemv_out &a, const float *inbox, int64_t row0, int token0, int share, int part, int split) {
-  typedef item<G, SILU> it;
-  for (int i = threadIdx.x; i < share; i += blockDim.x) {
-    float v[it::WIDTH] = {};
-    for (int p = 0; p < split; p++) {
+// The share of this part: parts are added in order. Threads [0, 128 G).
+template <int G, int NT, bool SILU>
+static __device__ __forceinline__ void finish(const ti_gemv_out &a, const ti_inbox<G, NT, SILU> &in, int64_t row0, int token0, int n_token, int part,
+                                              int split) {
+  const int pairs = in.rows / 2, pair = threadIdx.x & (pairs - 1), step = 128 * G / pairs;
+  const int r = part * in.rows + 2 * pair;
+#pragma unroll 2
+  for (int t = threadIdx.x / pairs; t < n_token; t += step) {
+    const float *p = in.p + t * in.ld + 2 * pair;
+    float2 v = *reinterpret_cast<const float2 *>(p), u = make_float2(0.0f, 0.0f);
+    if (SILU) u = *reinterpret_cast<const float2 *>(p + in.rows);
 #pragma unroll
-      for (int j = 0; j < it::WIDTH; j++) v[j] += inbox[(p * share + i) * it::WIDTH + j];
+    for (int i = 1; i < MAX_SPLIT; i++) {
+      if (i >= split) break;
+      const float *q = p + i * NT * in.ld;
+      const float2 x = *reinterpret_cast<const float2 *>(q);
+      v.x += x.x, v.y += x.y;
+      if (SILU) {
+        const float2 y = *reinterpret_cast<const float2 *>(q + in.rows);
+        u.x += y.x, u.y += y.y;
+      }
     }
-    const int at = part * share + i, token = token0 + at / it::PAIRS, r = at % it::PAIRS * 2;
     if constexpr (SILU) {
-      bf16 *o = static_cast<bf16 *>(a.out) + token * a.ldo + row0 / 2 + r;
-      *reinterpret_cast<uint32_t *>(o) = ti_bf16x2(ti_silu_mul(v[0], v[2]), ti_silu_mul(v[1], v[3]));
+      bf16 *o = static_cast<bf16 *>(a.out) + (token0 + t) * a.ldo + row0 / 2 + r;
+      *reinterpret_cast<uint32_t *>(o) = ti_bf16x2(ti_silu_mul(v.x, u.x), ti_silu_mul(v.y, u.y));
     } else if (row0 + r < a.n) {
-      ti_gemv_put(a, token, row0 + r, make_float2(v[0], v[1]));
+      ti_gemv_put(a, token0 + t, row0 + r, v);
     }
   }
 }
 
 // ---- the kernel ----
 
+static __device__ __forceinline__ void arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+
 // grid: (split, bands of rows, passes of MAX_TOKENS tokens), clusters of `split` along x. Shared memory: ring[stages], then the inbox.
 template <int G, int NT, bool SILU>
-static __global__ void __launch_bounds__(128 * G + 32)
-    gemv_kernel(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap, ti_gemv_out a, int n_block, int stages) {
+static __global__ void __launch_bounds__(128 * G + 32) gemv_kernel(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap,
+                                                                   ti_gemv_out a, int n_block, int stages, bool early) {
   enum { W_BYTES = G * ROWS * BK * 2, X_BYTES = NT * BK * 2, STAGE = W_BYTES + X_BYTES };
   extern __shared__ __align__(1024) uint8_t ring[];
   __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES];
@@ -82,33 +92,36 @@ static __global__ void __launch_bounds__(128 * G + 32)
   const int64_t row0 = (int64_t)blockIdx.y * G * ROWS;
   const int token0 = blockIdx.z * MAX_TOKENS, first = (int)((int64_t)n_block * part / split);
   const int count = (int)((int64_t)n_block * (part + 1) / split) - first, ahead = min(count, stages);
-  float *inbox = reinterpret_cast<float *>(ring + stages * STAGE);
-  const int n_token = min(NT, a.m - token0), share = n_token * item<G, SILU>::PAIRS / split;
+  const ti_inbox<G, NT, SILU> inbox(reinterpret_cast<float *>(ring + stages * STAGE), split);
+  const int n_token = min(NT, a.m - token0);
 
-  if (threadIdx.x == 128 * G) {  // the producer: W is on its way before anything else
+  if (threadIdx.x == 128 * G) {  // the producer
     for (int i = 0; i < ahead; i++) ti_mbar_init(&full[i], 1);
     ti_fence_mbar_init();
+    if (!early) ti_griddep_wait();
     for (int i = 0; i < ahead; i++) {
       ti_mbar_expect(&full[i], STAGE);
+      if (!early) ti_tma_load_2d(ring + i * STAGE + W_BYTES, &xmap, &full[i], (first + i) * BK, token0, TI_L2_EVICT_LAST);
       ti_tma_load_2d(ring + i * STAGE, &wmap, &full[i], (first + i) * BK, (int)row0, TI_L2_EVICT_FIRST);
     }
     for (int i = 0; i < ahead; i++) ti_mbar_init(&empty[i], 4 * G);
   }
   __syncwarp();
   ti_griddep_launch();
-  if (split > 1) ti_cluster_arrive();  // this block is there; the wait stands before the first letter to a peer
+  if (split > 1) arrive_relaxed();  // this block is there; the wait stands before the first store to a peer
   __syncthreads();
   ti_griddep_wait();
 
   float d[NT / 2];
   if (group == G) {
     if (lane == 0) {
-      for (int i = 0; i < ahead; i++) ti_tma_load_2d(ring + i * STAGE + W_BYTES, &xmap, &full[i], (first + i) * BK, token0, TI_L2_EVICT_LAST);
+      for (int i = 0; early && i < ahead; i++)
+        ti_tma_load_2d(ring + i * STAGE + W_BYTES, &xmap, &full[i], (first + i) * BK, token0, TI_L2_EVICT_LAST);
       for (int i = ahead, s = 0, phase = 0; i < count; i++) {
         ti_mbar_wait(&empty[s], (uint32_t)phase);
         ti_mbar_expect(&full[s], STAGE);
-        ti_tma_load_2d(ring + s * STAGE, &wmap, &full[s], (first + i) * BK, (int)row0, TI_L2_EVICT_FIRST);
         ti_tma_load_2d(ring + s * STAGE + W_BYTES, &xmap, &full[s], (first + i) * BK, token0, TI_L2_EVICT_LAST);
+        ti_tma_load_2d(ring + s * STAGE, &wmap, &full[s], (first + i) * BK, (int)row0, TI_L2_EVICT_FIRST);
         if (++s == stages) s = 0, phase ^= 1;
       }
     }
@@ -136,12 +149,13 @@ static __global__ void __launch_bounds__(128 * G + 32)
   if (split > 1) ti_cluster_wait();
   if (group < G) {
     const int r = group * ROWS + threadIdx.x % 128 / 32 * 16 + lane / 4;
+    const uint32_t to[2] = {inbox.address(r, part), inbox.address(r + 8, part)}, ld = (uint32_t)inbox.ld * 4;
 #pragma unroll
     for (int j = 0; j < NT / 8; j++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int token = 8 * j + 2 * (lane % 4) + i % 2;
-        if (token < n_token) send<G, SILU>(inbox, token, r + i / 2 * 8, d[4 * j + i], share, part, split);
+        if (token < n_token) store_peer(to[i / 2] + (uint32_t)token * ld, d[4 * j + i]);
       }
     }
   }
@@ -150,12 +164,12 @@ static __global__ void __launch_bounds__(128 * G + 32)
   } else {
     __syncthreads();
   }
-  finish<G, SILU>(a, inbox, row0, token0, share, part, split);
+  if (group < G) finish<G, NT, SILU>(a, inbox, row0, token0, n_token, part, split);
 }
 
 // ---- launching ----
 
-typedef void (*gemv_fn)(CUtensorMap, CUtensorMap, ti_gemv_out, int, int);
+typedef void (*gemv_fn)(CUtensorMap, CUtensorMap, ti_gemv_out, int, int, bool);
 
 template <int G, bool SILU>
 static gemv_fn pick_tokens(int nt) {
@@ -205,7 +219,7 @@ ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
   }
   const ti_gemv_out o = ti_gemv_out_of(a);
   const gemv_fn fn = a->silu_mul ? pick_tokens<2, true>(nt) : t.groups == 2 ? pick_tokens<2, false>(nt) : pick_tokens<1, false>(nt);
-  const size_t smem = (size_t)(stages * stage + nt * rows * 4);
+  const size_t smem = (size_t)(stages * stage + nt * (rows + 4 * t.split) * 4);
   cudaError_t e = cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
   if (e != cudaSuccess) return ti_cuda_result(d, "gemv_bf16", e);
 
@@ -223,6 +237,6 @@ ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
   c.attrs = attr;
   c.numAttrs = d->pdl ? 2 : 1;
   d->last_op = "gemv_bf16";
-  e = cudaLaunchKernelEx(&c, fn, wmap, xmap, o, (int)ti_ceil_div(a->k, BK), stages);
+  e = cudaLaunchKernelEx(&c, fn, wmap, xmap, o, (int)ti_ceil_div(a->k, BK), stages, d->pdl);
   return e == cudaSuccess ? TI_OK : ti_cuda_result(d, "gemv_bf16", e);
 }

@@ -13,7 +13,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/quant_fp8.h"
 
-enum { BLOCK = 128, WARPS = 8 };
+enum { BLOCK = 128, WARPS = 8, NORM_THREADS = 448 };
 
 // ---- codes ----
 
@@ -160,53 +160,77 @@ struct norm_args {
   const float *weight;
   uint8_t *q;
   float *scale;
-  int dim, scale_ld;
+  int n_row, dim, scale_ld;
   int64_t ldx, ldo;
   float eps;
 };
 
-// V vectors of 8 a thread: vector v of thread t starts at 8 (v blockDim + t).
-template <int V>
-static __global__ void __launch_bounds__(V == 1 ? 1024 : 512) norm_kernel(norm_args a) {
-  __shared__ float part[32];
-  float w[V][8], x[V][8], r[V][8], sum = 0.0f;
-  const int64_t row = blockIdx.x;
+static __device__ __forceinline__ uint4 fetch(const bf16 *row, int c, int n) {
+  return c < n ? *reinterpret_cast<const uint4 *>(row + c) : make_uint4(0, 0, 0, 0);
+}
+
+// V vectors of 8 a thread: vector v of thread t starts at 8 (v blockDim + t). MANY: a block has several rows, fetches the next one while it works on
+// this one, and finds the norm's weights in L1; else one row, and the weights come before the wait for the predecessor.
+template <int V, bool MANY>
+static __global__ void __launch_bounds__(NORM_THREADS, MANY && V < 4 ? 2 : 1) norm_kernel(norm_args a) {
+  __shared__ float part[2][32];
+  uint4 xr[V], rr[V];
+  float w[V][8], x[V][8];
+  if (!MANY) {
 #pragma unroll
-  for (int v = 0; v < V; v++) {
-    const int c = 8 * (v * blockDim.x + threadIdx.x);
-    if (c < a.dim) ti_load8(a.weight + c, w[v]);
+    for (int v = 0; v < V; v++) {
+      const int c = 8 * (v * blockDim.x + threadIdx.x);
+      if (c < a.dim) ti_load8(a.weight + c, w[v]);
+    }
   }
   ti_pdl_wait();
   ti_pdl_launch();
 #pragma unroll
   for (int v = 0; v < V; v++) {
     const int c = 8 * (v * blockDim.x + threadIdx.x);
-    load<true>(a.x + row * a.ldx, c, a.dim, x[v]);
-    if (a.residual) load<true>(a.residual + row * a.dim, c, a.dim, r[v]);
+    xr[v] = fetch(a.x + blockIdx.x * a.ldx, c, a.dim);
+    if (a.residual) rr[v] = fetch(a.residual + (int64_t)blockIdx.x * a.dim, c, a.dim);
   }
+  int turn = 0;
+  for (int64_t row = blockIdx.x; row < a.n_row; row += gridDim.x, turn ^= 1) {
+    float sum = 0.0f;
 #pragma unroll
-  for (int v = 0; v < V; v++) {
-    const int c = 8 * (v * blockDim.x + threadIdx.x);
-    if (a.residual) {
+    for (int v = 0; v < V; v++) {
+      const int c = 8 * (v * blockDim.x + threadIdx.x);
+      ti_bf16x8_to_f32(xr[v], x[v]);
+      if (a.residual) {
+        float r[8];
+        ti_bf16x8_to_f32(rr[v], r);
 #pragma unroll
-      for (int i = 0; i < 8; i++) x[v][i] += r[v][i];
-      if (c < a.dim) ti_store8(a.residual + row * a.dim + c, x[v]);
+        for (int i = 0; i < 8; i++) x[v][i] += r[i];
+        if (c < a.dim) ti_store8(a.residual + row * a.dim + c, x[v]);
+      }
+#pragma unroll
+      for (int i = 0; i < 8; i++) sum += x[v][i] * x[v][i];
     }
+    const int64_t next = row + gridDim.x;
+    if (MANY && next < a.n_row) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) sum += x[v][i] * x[v][i];
-  }
-  sum = ti_block_sum(sum, part);
-  const float inv = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
+      for (int v = 0; v < V; v++) {
+        const int c = 8 * (v * blockDim.x + threadIdx.x);
+        xr[v] = fetch(a.x + next * a.ldx, c, a.dim);
+        if (a.residual) rr[v] = fetch(a.residual + next * a.dim, c, a.dim);
+      }
+    }
+    sum = ti_block_sum(sum, part[turn]);
+    const float inv = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
 #pragma unroll
-  for (int v = 0; v < V; v++) {
-    const int c = 8 * (v * blockDim.x + threadIdx.x);
+    for (int v = 0; v < V; v++) {
+      const int c = 8 * (v * blockDim.x + threadIdx.x);
+      if (MANY && c < a.dim) ti_load8(a.weight + c, w[v]);
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[v][i] = c < a.dim ? ti_round_bf16(x[v][i] * (inv * w[v][i])) : 0.0f;
-    if (a.out && c < a.dim) ti_store8(a.out + row * a.ldo + c, x[v]);
-    if (!a.q) continue;
-    const divisor d = divisor_of(lanes_max<16>(amax8(x[v])));
-    if (threadIdx.x % 16 == 0 && c < a.dim) a.scale[(int64_t)(c / BLOCK) * a.scale_ld + row] = d.s;
-    store<true>(a.q + row * a.dim, c, a.dim, e4m3x8(x[v], d));
+      for (int i = 0; i < 8; i++) x[v][i] = c < a.dim ? ti_round_bf16(x[v][i] * (inv * w[v][i])) : 0.0f;
+      if (a.out && c < a.dim) ti_store8(a.out + row * a.ldo + c, x[v]);
+      if (!a.q) continue;
+      const divisor d = divisor_of(lanes_max<16>(amax8(x[v])));
+      if (threadIdx.x % 16 == 0 && c < a.dim) a.scale[(int64_t)(c / BLOCK) * a.scale_ld + row] = d.s;
+      store<true>(a.q + row * a.dim, c, a.dim, e4m3x8(x[v], d));
+    }
   }
 }
 
@@ -250,7 +274,7 @@ static __global__ void __launch_bounds__(32 * WARPS) norm_plain_kernel(norm_args
   }
 }
 
-ti_status ti_cuda_rmsnorm_quant(ti_dev *d, const ti_rmsnorm_args *a) {
+ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a) {
   assert((a->out || a->q) && (!a->q || a->q_scale));
   if (a->n_row == 0) return TI_OK;
   const norm_args n = {.out = (bf16 *)a->out,
@@ -259,20 +283,19 @@ ti_status ti_cuda_rmsnorm_quant(ti_dev *d, const ti_rmsnorm_args *a) {
                        .weight = a->weight,
                        .q = a->q,
                        .scale = a->q_scale,
+                       .n_row = a->n_row,
                        .dim = a->dim,
                        .scale_ld = up4(a->n_row),
                        .ldx = a->ldx ? a->ldx : a->dim,
                        .ldo = a->ldo ? a->ldo : a->dim,
                        .eps = a->eps};
-  const bool vec = ((a->dim | n.ldx | n.ldo) & 7) == 0 && a->dim <= 16384 && ti_aligned16(a->x) && ti_aligned16(a->out) &&
+  const bool vec = ((a->dim | n.ldx | n.ldo) & 7) == 0 && a->dim <= 4 * 8 * NORM_THREADS && ti_aligned16(a->x) && ti_aligned16(a->out) &&
                    ti_aligned16(a->residual) && ti_aligned16(a->weight) && ((uintptr_t)a->q & 7) == 0;
   if (!vec) return ti_launch(d, "rmsnorm", norm_plain_kernel, a->n_row, 32 * WARPS, 0, n);
   // The order of the sum is a function of dim: so must V be.
-  static void (*const kernels[])(norm_args) = {norm_kernel<1>, norm_kernel<2>, norm_kernel<4>};
-  #ifdef NORM_V
-  const int v = a->dim <= 8192 ? NORM_V : 2;
-#else
-  const int v = a->dim <= 1024 ? 0 : a->dim <= 8192 ? 1 : 2;
-#endif
-  return ti_launch(d, "rmsnorm", kernels[v], a->n_row, 32 * ti_ceil_div(a->dim, 8 * 32 << v), 0, n);
+  const int v = a->dim <= 1024 ? 1 : a->dim <= 2 * 8 * NORM_THREADS ? 2 : 4, most = 2 * d->n_sm;
+  void (*const few)(norm_args) = v == 1 ? norm_kernel<1, false> : v == 2 ? norm_kernel<2, false> : norm_kernel<4, false>;
+  void (*const many)(norm_args) = v == 1 ? norm_kernel<1, true> : v == 2 ? norm_kernel<2, true> : norm_kernel<4, true>;
+  const int threads = 32 * ti_ceil_div(a->dim, 8 * 32 * v);
+  return a->n_row > most ? ti_launch(d, "rmsnorm", many, most, threads, 0, n) : ti_launch(d, "rmsnorm", few, a->n_row, threads, 0, n);
 }

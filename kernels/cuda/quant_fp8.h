@@ -9,8 +9,8 @@ extern "C" {
 #endif
 
 ti_status ti_cuda_quant_fp8(ti_dev *d, const ti_quant_fp8_args *a);
-// RMSNorm, with residual or without, to `out`, to `q` (of the row as rounded to bf16), or to both.
-ti_status ti_cuda_rmsnorm_quant(ti_dev *d, const ti_rmsnorm_args *a);
+// RMSNorm (ti_cuda_rmsnorm, cuda_priv.h) is here too: to `out`, to `q` (of the row as rounded to bf16), or to both.
+
 // q of silu(gate) * up as rounded to bf16; `out` is not written.
 ti_status ti_cuda_silu_mul_quant(ti_dev *d, const ti_silu_mul_args *a);
 

@@ -1,4 +1,4 @@
-// The row-wise ops: embedding, RMSNorm with the residual, RoPE, SwiGLU's product, addition, gather.
+// The row-wise ops: embedding, RoPE, SwiGLU's product, addition, gather.
 //
 // All are bound by memory, or in decode by the launch: a row is a few kilobytes. fp32 inside, bf16 at the edges; 16-byte accesses where dimensions,
 // strides and addresses allow (a template: <true>), single numbers otherwise. Every result depends on its row alone. What comes from the checkpoint
@@ -49,92 +49,6 @@ ti_status ti_cuda_embed(ti_dev *d, const ti_embed_args *a) {
   const table t = {w->data, w->scale, w->dtype, w->k, w->scale_ld, w->block_n, w->block_k, w->col0};
   const bool vec = w->dtype == TI_BF16 && by8(w->k) && ti_aligned16(a->out) && ti_aligned16(w->data);
   return ti_launch(d, "embed", vec ? embed_kernel<true> : embed_kernel<false>, a->n_row, 256, 0, (bf16 *)a->out, a->ids, t, a->first_id, a->n_id);
-}
-
-// ---- rmsnorm ----
-
-struct norm_args {
-  bf16 *out;
-  const bf16 *x;
-  bf16 *residual;
-  const float *weight;
-  int dim;
-  int64_t ldx, ldo;
-  float eps;
-};
-
-// One block a row. V vectors of 8 a thread stay in registers between the sum and the scaling.
-template <int V>
-static __global__ void __launch_bounds__(1024) norm_kernel(norm_args a) {
-  __shared__ float part[32];
-  float w[V][8], x[V][8], sum = 0.0f;
-  ti_pdl_launch();
-  const int row = blockIdx.x;
-#pragma unroll
-  for (int v = 0; v < V; v++) {
-    const int c = 8 * (v * blockDim.x + threadIdx.x);
-    if (c < a.dim) ti_load8(a.weight + c, w[v]);
-  }
-  ti_pdl_wait();
-#pragma unroll
-  for (int v = 0; v < V; v++) {
-    const int c = 8 * (v * blockDim.x + threadIdx.x);
-    if (c >= a.dim) continue;
-    ti_load8(a.x + row * a.ldx + c, x[v]);
-    if (a.residual) {
-      float r[8];
-      bf16 *p = a.residual + (int64_t)row * a.dim + c;
-      ti_load8(p, r);
-#pragma unroll
-      for (int i = 0; i < 8; i++) x[v][i] += r[i];
-      ti_store8(p, x[v]);
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum += x[v][i] * x[v][i];
-  }
-  sum = ti_block_sum(sum, part);
-  const float inv = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
-#pragma unroll
-  for (int v = 0; v < V; v++) {
-    const int c = 8 * (v * blockDim.x + threadIdx.x);
-    if (c >= a.dim) continue;
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[v][i] *= inv * w[v][i];
-    ti_store8(a.out + row * a.ldo + c, x[v]);
-  }
-}
-
-static __global__ void norm_plain_kernel(norm_args a) {
-  __shared__ float part[32];
-  ti_pdl_launch();
-  ti_pdl_wait();
-  const int row = blockIdx.x;
-  const bf16 *x = a.x + row * a.ldx;
-  bf16 *res = a.residual ? a.residual + (int64_t)row * a.dim : nullptr;
-  float sum = 0.0f;
-  for (int i = threadIdx.x; i < a.dim; i += blockDim.x) {
-    const float v = __bfloat162float(x[i]) + (res ? __bfloat162float(res[i]) : 0.0f);
-    sum += v * v;
-  }
-  sum = ti_block_sum(sum, part);
-  const float inv = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
-  for (int i = threadIdx.x; i < a.dim; i += blockDim.x) {  // each thread meets its own elements again: out may be x
-    const float v = __bfloat162float(x[i]) + (res ? __bfloat162float(res[i]) : 0.0f);
-    if (res) res[i] = __float2bfloat16_rn(v);
-    a.out[row * a.ldo + i] = __float2bfloat16_rn(v * inv * a.weight[i]);
-  }
-}
-
-ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a) {
-  if (a->n_row == 0) return TI_OK;
-  if (a->q) return ti_cuda_rmsnorm_quant(d, a);
-  const norm_args n = {(bf16 *)a->out, (const bf16 *)a->x,        (bf16 *)a->residual,       a->weight,
-                       a->dim,         or_packed(a->ldx, a->dim), or_packed(a->ldo, a->dim), a->eps};
-  const bool vec = by8(a->dim, n.ldx, n.ldo) && a->dim <= 32768 && ti_aligned16(a->out) && ti_aligned16(a->x) && ti_aligned16(a->residual) &&
-                   ti_aligned16(a->weight);
-  if (!vec) return ti_launch(d, "rmsnorm", norm_plain_kernel, a->n_row, 256, 0, n);
-  const int v = a->dim <= 8192 ? 1 : a->dim <= 16384 ? 2 : 4, threads = 32 * ti_ceil_div(a->dim, 8 * 32 * v);
-  return ti_launch(d, "rmsnorm", v == 1 ? norm_kernel<1> : v == 2 ? norm_kernel<2> : norm_kernel<4>, a->n_row, threads, 0, n);
 }
 
 // ---- rope ----
