@@ -49,7 +49,8 @@ static __device__ uint64_t mix64(uint64_t x) {
 static __device__ float unit(uint64_t key) { return (float)(mix64(key) >> 40) * 0x1p-23f - 1.0f; }
 
 // K and V of the places that exist: the numbers depend on (sequence's name, place, head, index) alone.
-static __global__ void fill_kv(uint8_t *pool, ti_kv_layout l, int layer, const int32_t *table, int stride, const int32_t *len, const int32_t *first, int name0) {
+static __global__ void fill_kv(uint8_t *pool, ti_kv_layout l, int layer, const int32_t *table, int stride, const int32_t *len, const int32_t *first,
+                               int name0) {
   const int s = blockIdx.y, head = blockIdx.z >> 1, v = blockIdx.z & 1;
   for (int p = (first ? first[s] : 0) + blockIdx.x; p < len[s]; p += gridDim.x) {
     uint8_t *at = pool + (size_t)table[(size_t)s * stride + p / l.page_tokens] * l.page_bytes + (size_t)layer * l.layer_bytes;
@@ -161,7 +162,8 @@ static void run_chain(void *arg) {
   for (int i = 0; i < CHAIN; i++) run(arg);
 }
 
-// ---- the oracle: two passes would need all scores; 256 places at a time, in fp64 ---------------------------------------------------------------------
+// ---- the oracle: two passes would need all scores; 256 places at a time, in fp64
+// ---------------------------------------------------------------------
 
 static __device__ double kv_number(const uint8_t *p, ti_dtype t, int i) {
   if (t == TI_F32) return ((const float *)p)[i];
@@ -182,7 +184,8 @@ static __global__ void oracle(ti_kv_layout l, ti_batch b, const uint8_t *pool, i
     const int p = p0 + t, own = p - own0;
     double x = -INFINITY;
     if (p <= hi && !(b.mask && own >= 0 && !(b.mask[row] >> (own & 63) & 1))) {
-      const uint8_t *page = pool + (size_t)b.block_table[(size_t)seq * b.table_stride + p / l.page_tokens] * l.page_bytes + (size_t)layer * l.layer_bytes;
+      const uint8_t *page =
+          pool + (size_t)b.block_table[(size_t)seq * b.table_stride + p / l.page_tokens] * l.page_bytes + (size_t)layer * l.layer_bytes;
       const int slot = p % l.page_tokens;
       const uint8_t *k = page + (size_t)head * l.head_stride + (size_t)slot * l.token_stride;
       double d = 0;
@@ -223,7 +226,10 @@ static __global__ void oracle(ti_kv_layout l, ti_batch b, const uint8_t *pool, i
 
 static const char *name_of(const shape *s) {
   static char text[160];
-  snprintf(text, sizeof text, "%s b%d s%d+%d (decode %d) %d/%d d%d page %d%s%s", s->type == TI_BF16 ? "bf16" : s->type == TI_F32 ? "fp32" : "e4m3",
+  snprintf(text, sizeof text, "%s b%d s%d+%d (decode %d) %d/%d d%d page %d%s%s",
+           s->type == TI_BF16  ? "bf16"
+           : s->type == TI_F32 ? "fp32"
+                               : "e4m3",
            s->n_seq, s->past, s->rows, s->decode_seqs, s->n_head, s->n_kv_head, s->dim, s->page_tokens, s->window ? " window" : "",
            s->tree ? " tree" : "");
   return text;
@@ -347,11 +353,18 @@ static void time_of(lab *l, const shape *s, bool chain) {
   lab_row r = {};
   char name[96];
   snprintf(name, sizeof name, "b%d %d/%d d%d p%d %s%s", s->n_seq, s->n_head, s->n_kv_head, s->dim, s->page_tokens,
-           s->type == TI_E4M3 ? "e4m3" : s->type == TI_F32 ? "fp32" : "", chain ? " x22" : "");
+           s->type == TI_E4M3  ? "e4m3"
+           : s->type == TI_F32 ? "fp32"
+                               : "",
+           chain ? " x22" : "");
   r.op = "attention", r.variant = name, r.m = w.b.n_row, r.n = s->n_head, r.k = s->past + s->rows;
   r.us = chain ? lab_time_chain_us(l, run_chain, &w, CHAIN) : lab_time_us(l, run, &w);
   r.flop = 4.0 * w.causal_pairs * s->n_head * s->dim;
-  const double kv = (double)w.kv_places * s->n_kv_head * 2 * (s->dim * (s->type == TI_E4M3 ? 1 : s->type == TI_F32 ? 4 : 2) + (s->type == TI_E4M3 ? 4 : 0));
+  const double kv = (double)w.kv_places * s->n_kv_head * 2 *
+                    (s->dim * (s->type == TI_E4M3  ? 1
+                               : s->type == TI_F32 ? 4
+                                                   : 2) +
+                     (s->type == TI_E4M3 ? 4 : 0));
   r.bytes = kv + 4.0 * (double)w.n_out;
   lab_print(l, &r);
   drop(&w);
@@ -359,8 +372,9 @@ static void time_of(lab *l, const shape *s, bool chain) {
 
 static void times(lab *l) {
   lab_head("decode (m rows, n heads, k places)");
-  static const int d[][6] = {{128, 64, 8, 128, 4096, 64}, {128, 32, 8, 128, 4096, 64}, {64, 32, 4, 64, 2048, 16}, {64, 32, 4, 64, 2048, 64}, {1, 32, 8, 128, 131072, 64},
-                             {8, 32, 8, 128, 32768, 64},  {16, 32, 8, 128, 4096, 64},  {64, 32, 4, 64, 256, 64},  {64, 32, 8, 128, 256, 64},  {256, 32, 4, 64, 256, 64}};
+  static const int d[][6] = {{128, 64, 8, 128, 4096, 64}, {128, 32, 8, 128, 4096, 64}, {64, 32, 4, 64, 2048, 16},  {64, 32, 4, 64, 2048, 64},
+                             {1, 32, 8, 128, 131072, 64}, {8, 32, 8, 128, 32768, 64},  {16, 32, 8, 128, 4096, 64}, {64, 32, 4, 64, 256, 64},
+                             {64, 32, 8, 128, 256, 64},   {256, 32, 4, 64, 256, 64}};
   for (int i = 0; i < 10; i++) {
     shape s = base(d[i][0], d[i][4] - 1, 1, d[i][1], d[i][2], d[i][3], d[i][5]);
     time_of(l, &s, false);
@@ -369,7 +383,8 @@ static void times(lab *l) {
   s.type = TI_E4M3;
   if (!l->quick) time_of(l, &s, false);
   lab_head("decode at batch 1, 22 in one graph (K and V in L2 after the first)");
-  static const int one[][4] = {{4, 64, 64, 64}, {4, 64, 256, 64}, {4, 64, 512, 64}, {4, 64, 1024, 64}, {4, 64, 2048, 64}, {8, 128, 256, 64}, {8, 128, 2048, 64}, {8, 128, 8192, 64}};
+  static const int one[][4] = {{4, 64, 64, 64},   {4, 64, 256, 64},  {4, 64, 512, 64},   {4, 64, 1024, 64},
+                               {4, 64, 2048, 64}, {8, 128, 256, 64}, {8, 128, 2048, 64}, {8, 128, 8192, 64}};
   for (int i = 0; i < 8; i++) {
     s = base(1, one[i][2] - 1, 1, 32, one[i][0], one[i][1], one[i][3]);
     time_of(l, &s, true);
@@ -383,7 +398,8 @@ static void times(lab *l) {
   s = base(1, 2048, 8, 32, 8, 128, 64);
   time_of(l, &s, true);
   lab_head("prefill, causal");
-  static const int p[][6] = {{1, 0, 4096, 32, 8, 128}, {1, 0, 16384, 16, 16, 128}, {8, 0, 2048, 32, 4, 64}, {8, 0, 2048, 32, 8, 128}, {1, 0, 512, 32, 8, 128}, {1, 7680, 512, 32, 8, 128}};
+  static const int p[][6] = {{1, 0, 4096, 32, 8, 128}, {1, 0, 16384, 16, 16, 128}, {8, 0, 2048, 32, 4, 64},
+                             {8, 0, 2048, 32, 8, 128}, {1, 0, 512, 32, 8, 128},    {1, 7680, 512, 32, 8, 128}};
   for (int i = 0; i < 6; i++) {
     s = base(p[i][0], p[i][1], p[i][2], p[i][3], p[i][4], p[i][5], 64);
     if (l->quick && i == 1) continue;
@@ -391,55 +407,11 @@ static void times(lab *l) {
   }
 }
 
-#ifdef ATTN_KNOBS
-extern "C" {
-extern int attn_knob_one_form, attn_knob_split, attn_knob_stages;
-}
-static void knobs(lab *l) {
-  lab_head("knobs");
-  static const int st[] = {2, 3, 4, 5, 6};
-  for (int k = 0; k < 3; k++) {
-    for (int i = 0; i < 5; i++) {
-      attn_knob_stages = st[i];
-      printf("stages %d: ", st[i]);
-      shape s = k == 0 ? base(128, 4095, 1, 64, 8, 128, 64) : k == 1 ? base(64, 2047, 1, 32, 4, 64, 64) : base(128, 4095, 1, 64, 8, 128, 64);
-      if (k == 2) s.type = TI_E4M3;
-      time_of(l, &s, false);
-    }
-  }
-  attn_knob_stages = 0;
-  static const int sp[] = {1, 2, 4, 8};
-  for (int k = 0; k < 3; k++) {
-    for (int i = 0; i < 4; i++) {
-      attn_knob_split = sp[i];
-      printf("chunks a block %d: ", sp[i]);
-      shape s = k == 0 ? base(1, 131071, 1, 32, 8, 128, 64) : k == 1 ? base(8, 32767, 1, 32, 8, 128, 64) : base(1, 8191, 1, 32, 8, 128, 64);
-      time_of(l, &s, false);
-    }
-  }
-  attn_knob_split = 0;
-  attn_knob_one_form = 1;
-  printf("decode's form for chunks: ");
-  shape s = base(1, 0, 2048, 32, 8, 128, 64);
-  time_of(l, &s, false);
-  printf("decode's form for 8 rows: ");
-  s = base(8, 2048, 8, 32, 8, 128, 64);
-  time_of(l, &s, false);
-  attn_knob_one_form = 0;
-}
-#endif
-
 int main(int argc, char **argv) {
   static lab l;
   lab_open(&l, "lab_attention", &argc, argv);
   l.dev.pdl = true;
   const char *what = argc > 1 ? argv[1] : "";
-#ifdef ATTN_KNOBS
-  if (strcmp(what, "knobs") == 0) {
-    knobs(&l);
-    return lab_close(&l);
-  }
-#endif
   if (strcmp(what, "time") != 0) checks(&l);
   if (strcmp(what, "check") != 0) times(&l);
   return lab_close(&l);

@@ -7,12 +7,6 @@
 #include "kernels/cuda/attention_plain.h"
 #include "kernels/cuda/tensor_map.h"
 
-#ifdef ATTN_KNOBS
-extern "C" {
-extern int attn_knob_one_form, attn_knob_split, attn_knob_stages;
-}
-#endif
-
 static attn attn_of(const ti_attention_args *x) {
   const ti_kv_layout *l = x->layout;
   const ti_batch *b = x->batch;
@@ -31,7 +25,6 @@ static attn attn_of(const ti_attention_args *x) {
   a.kv = (const uint8_t *)x->kv;
   a.page_bytes = l->page_bytes, a.layer_offset = (size_t)x->layer * l->layer_bytes;
   a.k_scale_offset = l->k_scale_offset, a.v_scale_offset = l->v_scale_offset;
-  a.long_rows = INT32_MAX;
   return a;
 }
 
@@ -45,23 +38,22 @@ static ti_status map_of(const ti_attention_args *x, CUtensorMap *map) {
   return ti_tensor_map_3d(map, size == 2 ? TI_TMA_BF16 : TI_TMA_U8, x->kv, dim, stride, box, TI_TMA_128B);
 }
 
+enum { DECODE_PACKED = 64 };  // packed rows (rows x group) up to which a run is decode's
+
 static bool fast_dim(int dim) { return dim == 64 || dim == 80 || dim == 96 || dim == 128 || dim == 256; }
 
 // Splits a batch that is too small for the device: block_chunks and scratch; returns blocks a sequence.
 static int split(const ti_dev *d, attn *a, const ti_attention_args *x, int tiles) {
   const ti_batch *b = x->batch;
-  const int max_rows = b->max_seq_rows > 0 ? b->max_seq_rows : 1;
   int64_t len = b->max_kv_len > 0 ? b->max_kv_len : (int64_t)b->table_stride * x->layout->page_tokens;
-  if (a->window > 0 && (int64_t)a->window + max_rows < len) len = (int64_t)a->window + max_rows + CHUNK;  // a window may start inside a chunk
+  if (a->window > 0 && (int64_t)a->window + a->short_rows < len)
+    len = (int64_t)a->window + a->short_rows + CHUNK;  // a window may start inside a chunk
   const int chunks = ti_ceil_div(len, CHUNK), dim = x->layout->head_dim;
   const int64_t blocks = (int64_t)tiles * a->n_kv_head, room = 2 * d->n_sm;
   a->block_chunks = chunks > 0 ? chunks : 1;
   if (chunks <= 1 || 2 * blocks > 3 * d->n_sm) return 1;
   int n_z = (int)((2 * room + blocks - 1) / blocks);
-#ifdef ATTN_KNOBS
-  if (attn_knob_split) n_z = ti_ceil_div(chunks, attn_knob_split);
-#endif
-  const size_t heads = (size_t)a->n_row * (size_t)a->n_head;
+  const size_t heads = (size_t)a->n_seq * (size_t)a->short_rows * (size_t)a->n_head;
   const size_t o_bytes = heads * (size_t)chunks * (size_t)dim * sizeof(float), ml_bytes = heads * (size_t)chunks * sizeof(float2);
   if (o_bytes + ml_bytes > d->scratch_bytes) return 1;
   if (n_z > chunks) n_z = chunks;
@@ -72,11 +64,6 @@ static int split(const ti_dev *d, attn *a, const ti_attention_args *x, int tiles
   return ti_ceil_div(chunks, a->block_chunks);
 }
 
-#ifdef ATTN_KNOBS
-extern "C" {
-int attn_knob_one_form, attn_knob_split, attn_knob_stages;
-}
-#endif
 extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
   const ti_kv_layout *l = x->layout;
   assert(l->kind == TI_KV_GQA && x->n_head % l->n_kv_head == 0 && x->layer >= 0 && x->layer < l->n_layer);
@@ -85,20 +72,16 @@ extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
   const bool aligned = ti_aligned16(x->q) && ti_aligned16(x->out) && ti_aligned16(x->kv) && a.ldq % 8 == 0 && a.ldo % 8 == 0;
   CUtensorMap map;
   if (d->major < 9 || l->dtype == TI_F32 || !fast_dim(l->head_dim) || !aligned || map_of(x, &map) != TI_OK) return ti_cuda_attention_plain(d, x);
-  // runs whose packed rows fit a tile of decode are decode's; the rest is prefill's, where it has the head's size
+  // runs whose packed rows fit few tiles of decode are decode's; the rest is prefill's, where it has the type and the head's size
   const int most = x->batch->max_seq_rows > 0 ? x->batch->max_seq_rows : 1;
-  int short_rows = l->dtype == TI_BF16 && l->head_dim <= 128 ? (a.group > 16 ? 1 : 16 / a.group) : INT32_MAX;
-#ifdef ATTN_KNOBS
-  short_rows = attn_knob_one_form ? INT32_MAX : short_rows;
-#endif
+  int limit = l->dtype != TI_BF16 || l->head_dim > 128 ? most : a.group > DECODE_PACKED ? 1 : DECODE_PACKED / a.group;
   ti_status st = TI_OK;
-  if (most <= short_rows || a.n_seq > 1) {
-    const int rows = most < short_rows ? most : short_rows;
+  a.short_rows = most < limit ? most : limit;
+  if (most <= limit || a.n_seq > 1) {
     attn b = a;
-    b.long_rows = short_rows;
-    const int n_z = split(d, &b, x, b.n_seq * ti_ceil_div((int64_t)rows * b.group, 16));
-    st = attn_decode(d, &b, &map, l->dtype, l->head_dim, rows, n_z);
+    const int n_z = split(d, &b, x, b.n_seq * ti_ceil_div((int64_t)b.short_rows * b.group, 16));
+    st = attn_decode(d, &b, &map, l->dtype, l->head_dim, n_z);
   }
-  if (st == TI_OK && most > short_rows) st = attn_prefill(d, &a, &map, l->head_dim, short_rows);
+  if (st == TI_OK && most > limit) st = attn_prefill(d, &a, &map, l->head_dim);
   return st;
 }

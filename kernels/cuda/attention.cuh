@@ -36,11 +36,11 @@ struct attn {
   float c;  // scale * log2(e): scores in powers of two
   const uint8_t *kv;
   size_t page_bytes, layer_offset, k_scale_offset, v_scale_offset;  // E4M3's scales
-  int block_chunks;  // chunks a block walks
-  int n_slot;        // chunks a row may have in scratch; 0: blocks write out themselves
-  float *part_o;     // [n_row, n_head, n_slot, dim]
-  float2 *part_ml;   // [n_row, n_head, n_slot] M, L
-  int long_rows;     // runs of more rows are another form's
+  int block_chunks;                                                 // chunks a block walks
+  int n_slot;                                                       // chunks a row may have in scratch; 0: blocks write out themselves
+  float *part_o;                                                    // [n_seq, short_rows, n_head, n_slot, dim]
+  float2 *part_ml;                                                  // [n_seq, short_rows, n_head, n_slot] M, L
+  int short_rows;                                                   // decode takes the runs of at most so many rows, prefill the others
 };
 
 // The places that a row attends: lo <= p <= hi, of its own run's places own0 .. 63 on only those in mask.
@@ -149,8 +149,8 @@ static __device__ __forceinline__ float quad_sum(float v) {
 static __device__ __forceinline__ float inverse(float l) { return l > 0.0f ? __frcp_rn(l) : 0.0f; }
 
 // The forms (host). map: K and V as [pages * n_layer][2 * n_kv_head * page_tokens][head_dim].
-ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int max_rows, int n_z);
-ti_status attn_prefill(ti_dev *d, const attn *a, const CUtensorMap *map, int dim, int short_rows);  // runs of more than short_rows
+ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int n_z);
+ti_status attn_prefill(ti_dev *d, const attn *a, const CUtensorMap *map, int dim);
 
 // Lets a kernel have more than 48 KB of dynamic shared memory, once a device. *allowed: a bit a device, zero at first.
 static inline ti_status attn_allow_smem(ti_dev *d, const void *kernel, size_t bytes, uint64_t *allowed) {

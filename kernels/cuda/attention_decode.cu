@@ -1,11 +1,6 @@
 // Decode: runs of few rows over paged KV (one row a sequence; the rows of a draft). Bound by memory: K and V are read once.
 #include "kernels/cuda/attention.cuh"
 
-#ifdef ATTN_KNOBS
-extern "C" {
-extern int attn_knob_one_form, attn_knob_split, attn_knob_stages;
-}
-#endif
 enum { ROWS = 16, WARPS = 4, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8 };
 
 static __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -19,7 +14,10 @@ static __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 static __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at)
+               : "memory");
 }
 static __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -39,7 +37,7 @@ struct shared {
 
 static __device__ __forceinline__ bool find_tile(const attn &a, int at, int tiles_a_run, attn_tile *t) {
   const int seq = at / tiles_a_run, first = at % tiles_a_run * ROWS, rows = a.seq_row0[seq + 1] - a.seq_row0[seq];
-  if (first >= rows * a.group || rows > a.long_rows) return false;
+  if (first >= rows * a.group || rows > a.short_rows) return false;
   tile_of(a, seq, first, ROWS, t);
   return true;
 }
@@ -62,8 +60,8 @@ static __device__ __forceinline__ void fold_all(float (&big)[N][2][4], const flo
 
 // ---- what differs between types of KV ----
 //
-// Q as fragments of mma's A; scores of this warp's 32 keys as x[n-tile of 8 keys][C fragment]; o += p V for this warp's numbers of the head, 16 of them
-// a pair of n-tiles.
+// Q as fragments of mma's A; scores of this warp's 32 keys as x[n-tile of 8 keys][C fragment]; o += p V for this warp's numbers of the head, 16 of
+// them a pair of n-tiles.
 
 template <int DIM>
 struct kv_bf16 {
@@ -222,8 +220,8 @@ struct kv_e4m3 {
 // ---- the kernel ----
 
 template <typename KV, int DIM>
-static __global__ void __launch_bounds__(THREADS) decode_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int tiles_a_run,
-                                                                int n_stage) {
+static __global__ void __launch_bounds__(THREADS)
+    decode_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int tiles_a_run, int n_stage) {
   constexpr int MINE = (DIM / 16 + WARPS - 1) / WARPS, STAGE = KV::STAGE;
   constexpr bool SCALED = KV::SCALES != 0;
   extern __shared__ __align__(1024) uint8_t ring[];
@@ -374,7 +372,7 @@ static __global__ void __launch_bounds__(THREADS) decode_kernel(const __grid_con
         row_l[r] = fold(row_l[r], l, w);
         fold_all(row_o, chunk_o, r, w);
       } else if (out_at[r] >= 0) {
-        const int64_t at = out_at[r] * a.n_slot + slot;
+        const int64_t at = ((int64_t)(t.seq * a.short_rows - t.row0) * a.n_head + out_at[r]) * a.n_slot + slot;
         if (warp == 0 && q4 == 0) a.part_ml[at] = make_float2(chunk_m[r], l);
 #pragma unroll
         for (int i = 0; i < MINE; i++) {
@@ -422,13 +420,14 @@ static __global__ void __launch_bounds__(DIM < 128 ? 128 : DIM) combine_kernel(c
   __shared__ float total;
   ti_pdl_wait();
   ti_pdl_launch();
-  const int row = blockIdx.x, h = blockIdx.y, seq = a.seq[row], row0 = a.seq_row0[seq], row1 = a.seq_row0[seq + 1];
+  const int seq = blockIdx.x, h = blockIdx.y, row0 = a.seq_row0[seq], rows = a.seq_row0[seq + 1] - row0, row = row0 + blockIdx.z;
+  if ((int)blockIdx.z >= rows || rows > a.short_rows) return;
   const row_span mine = row_limits(a, seq, row);
   int run0, run1;
-  run_chunks(a, seq, row0, row1 - row0, &run0, &run1);
-  if (run0 == run1 || row1 - row0 > a.long_rows) return;  // written already
+  run_chunks(a, seq, row0, rows, &run0, &run1);
+  if (run0 == run1) return;  // written already
   const int s0 = mine.lo / CHUNK - run0, n = mine.hi < mine.lo ? 0 : mine.hi / CHUNK - run0 - s0 + 1;
-  const int64_t at = ((int64_t)row * a.n_head + h) * a.n_slot + s0;
+  const int64_t at = (((int64_t)seq * a.short_rows + blockIdx.z) * a.n_head + h) * a.n_slot + s0;
   if (threadIdx.x < 32) {
     float top = -CUDART_INF_F;  // of all chunks before this lane's
     for (int i0 = 0; i0 < n; i0 += 32) {
@@ -466,39 +465,39 @@ static __global__ void __launch_bounds__(DIM < 128 ? 128 : DIM) combine_kernel(c
 // ---- launching ----
 
 template <typename KV, int DIM>
-static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, int max_rows, int n_z) {
+static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, int n_z) {
   // enough in flight for a third or half of a multiprocessor's share: 2 blocks of 3 stages at 32 KB a stage, 3 of 4 at 16
-  const int tiles = ti_ceil_div((int64_t)max_rows * a->group, ROWS);
+  const int tiles = ti_ceil_div((int64_t)a->short_rows * a->group, ROWS);
   int n_stage = KV::STAGE < 20000 ? 4 : 3;
-#ifdef ATTN_KNOBS
-  if (attn_knob_stages) n_stage = attn_knob_stages;
-#endif
   const size_t smem = (size_t)n_stage * KV::STAGE + sizeof(shared);
   static uint64_t allowed;  // devices
-#ifdef ATTN_KNOBS
-  allowed = 0;
-#endif
   ti_status st = attn_allow_smem(d, (const void *)decode_kernel<KV, DIM>, smem, &allowed);
   if (st != TI_OK) return st;
   const dim3 grid((unsigned)(a->n_seq * tiles), (unsigned)a->n_kv_head, (unsigned)n_z);
   st = ti_launch(d, "attention", decode_kernel<KV, DIM>, grid, THREADS, smem, *a, *map, tiles, n_stage);
   if (st != TI_OK || a->n_slot == 0) return st;
-  return ti_launch(d, "attention combine", combine_kernel<DIM>, dim3((unsigned)a->n_row, (unsigned)a->n_head), DIM < 128 ? 128 : DIM,
-                   (size_t)a->n_slot * sizeof(float2), *a);
+  return ti_launch(d, "attention combine", combine_kernel<DIM>, dim3((unsigned)a->n_seq, (unsigned)a->n_head, (unsigned)a->short_rows),
+                   DIM < 128 ? 128 : DIM, (size_t)a->n_slot * sizeof(float2), *a);
 }
 
 template <int DIM>
-static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int max_rows, int n_z) {
-  return type == TI_E4M3 ? launch<kv_e4m3<DIM>, DIM>(d, a, map, max_rows, n_z) : launch<kv_bf16<DIM>, DIM>(d, a, map, max_rows, n_z);
+static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int n_z) {
+  return type == TI_E4M3 ? launch<kv_e4m3<DIM>, DIM>(d, a, map, n_z) : launch<kv_bf16<DIM>, DIM>(d, a, map, n_z);
 }
 
-ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int max_rows, int n_z) {
+ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int n_z) {
   switch (dim) {
-    case 64: return launch<64>(d, a, map, type, max_rows, n_z);
-    case 80: return launch<80>(d, a, map, type, max_rows, n_z);
-    case 96: return launch<96>(d, a, map, type, max_rows, n_z);
-    case 128: return launch<128>(d, a, map, type, max_rows, n_z);
-    case 256: return launch<256>(d, a, map, type, max_rows, n_z);
-    default: return TI_ERR_UNSUPPORTED;
+    case 64:
+      return launch<64>(d, a, map, type, n_z);
+    case 80:
+      return launch<80>(d, a, map, type, n_z);
+    case 96:
+      return launch<96>(d, a, map, type, n_z);
+    case 128:
+      return launch<128>(d, a, map, type, n_z);
+    case 256:
+      return launch<256>(d, a, map, type, n_z);
+    default:
+      return TI_ERR_UNSUPPORTED;
   }
 }

@@ -10,12 +10,12 @@ struct shared {
 };
 
 // The run and packed rows of tile `at`: runs of more than short_rows rows are cut into tiles of ROWS packed rows, in order.
-static __device__ __forceinline__ bool find_tile(const attn &a, int at, int short_rows, attn_tile *t) {
+static __device__ __forceinline__ bool find_tile(const attn &a, int at, attn_tile *t) {
   const int lane = threadIdx.x % 32;
   int before = 0;
   for (int s0 = 0; s0 < a.n_seq; s0 += 32) {
     const int s = s0 + lane, rows = s < a.n_seq ? a.seq_row0[s + 1] - a.seq_row0[s] : 0;
-    const int n = rows > short_rows ? (rows * a.group + ROWS - 1) / ROWS : 0;
+    const int n = rows > a.short_rows ? (rows * a.group + ROWS - 1) / ROWS : 0;
     int sum = n;
 #pragma unroll
     for (int o = 1; o < 32; o *= 2) {
@@ -118,8 +118,8 @@ static __device__ __forceinline__ void softmax(const float (&x)[64], float c, ui
 }
 
 template <int DIM>
-static __global__ void __launch_bounds__(THREADS, 1) prefill_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int short_rows,
-                                                                    int n_stage) {
+static __global__ void __launch_bounds__(THREADS, 1)
+    prefill_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int n_stage) {
   constexpr int HALVES = (DIM + 63) / 64, STAGE = HALVES * SPAN * 128, N_O = DIM / 2;
   extern __shared__ __align__(1024) uint8_t mem[];
   uint8_t *const q = mem, *const ring = mem + HALVES * ROWS * 128;
@@ -138,7 +138,7 @@ static __global__ void __launch_bounds__(THREADS, 1) prefill_kernel(const __grid
   ti_pdl_wait();
   ti_pdl_launch();
   attn_tile t;
-  if (!find_tile(a, gridDim.x - 1 - blockIdx.x, short_rows, &t)) return;
+  if (!find_tile(a, gridDim.x - 1 - blockIdx.x, &t)) return;
   const int s0 = t.lo / SPAN, s1 = t.hi < t.lo ? s0 - 1 : t.hi / SPAN;
   if (group == GROUPS) {
     ti_reg_dealloc<24>();
@@ -244,22 +244,27 @@ static __global__ void __launch_bounds__(THREADS, 1) prefill_kernel(const __grid
 }
 
 template <int DIM>
-static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, int short_rows) {
+static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map) {
   constexpr int HALVES = (DIM + 63) / 64, STAGE = HALVES * SPAN * 128;
   const int n_stage = 4, tiles = ti_ceil_div((int64_t)a->n_row * a->group, ROWS) + a->n_seq;
   const size_t smem = (size_t)HALVES * ROWS * 128 + (size_t)n_stage * STAGE + DIM / 2 * MATH * 4 + sizeof(shared);
   static uint64_t allowed;
   const ti_status st = attn_allow_smem(d, (const void *)prefill_kernel<DIM>, smem, &allowed);
   if (st != TI_OK) return st;
-  return ti_launch(d, "attention of chunks", prefill_kernel<DIM>, dim3((unsigned)tiles, (unsigned)a->n_kv_head), THREADS, smem, *a, *map, short_rows, n_stage);
+  return ti_launch(d, "attention of chunks", prefill_kernel<DIM>, dim3((unsigned)tiles, (unsigned)a->n_kv_head), THREADS, smem, *a, *map, n_stage);
 }
 
-ti_status attn_prefill(ti_dev *d, const attn *a, const CUtensorMap *map, int dim, int short_rows) {
+ti_status attn_prefill(ti_dev *d, const attn *a, const CUtensorMap *map, int dim) {
   switch (dim) {
-    case 64: return launch<64>(d, a, map, short_rows);
-    case 80: return launch<80>(d, a, map, short_rows);
-    case 96: return launch<96>(d, a, map, short_rows);
-    case 128: return launch<128>(d, a, map, short_rows);
-    default: return TI_ERR_UNSUPPORTED;
+    case 64:
+      return launch<64>(d, a, map);
+    case 80:
+      return launch<80>(d, a, map);
+    case 96:
+      return launch<96>(d, a, map);
+    case 128:
+      return launch<128>(d, a, map);
+    default:
+      return TI_ERR_UNSUPPORTED;
   }
 }
