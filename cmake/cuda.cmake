@@ -22,7 +22,7 @@ function(ti_cuda_kernels)
   target_include_directories(ti_kernels_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_compile_options(ti_kernels_cuda PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics>
-    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--compress-mode=size>) # a sixth of the size; unpacked when a kernel is first used
   target_link_libraries(ti_kernels_cuda PUBLIC ti_base cudart_static dl rt Threads::Threads PRIVATE ti_flags)
   target_link_libraries(ti_kernels_cuda PRIVATE ti_kernels) # the reference's dequantisation; a cycle that static libraries may have
   target_compile_definitions(ti_kernels_cuda PUBLIC TI_HAVE_CUDA)
