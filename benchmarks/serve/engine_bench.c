@@ -2,7 +2,8 @@
 //
 //   engine_bench --model random:tinyllama-1.1b [--device auto|cpu|cuda] [--batch 1,64,256] [--input 128] [--output 128] [--prefill 8x2048]
 //
-// Decode: `batch` sequences with prompts of --input tokens draw --output tokens each; what is timed begins after the first WARM steps. Prefill: N
+// Decode: `batch` sequences with prompts of --input tokens draw --output tokens each; what is timed begins WARM steps
+// after the prompts and ends with the first sequence, so that all steps are full. Prefill: N
 // prompts of L tokens, their first tokens drawn, best of three. Prints tokens a second, the time of a step, what of it the host works (submit;
 // collect, without waiting), and how long the device has nothing to do between steps. `ids` is a hash of the first sequence's tokens: the same for
 // every batch size, and with --enforce-eager or --flight 1, under --deterministic.
@@ -239,9 +240,12 @@ static int decode(bench *b, uint32_t batch) {
   watch.idle_ns = watch.busy_ns = watch.last_end = 0;
   memset(call_ns, 0, sizeof call_ns);
   const uint64_t t0 = ti_mono_ns();
-  if (run(b, o->output, UINT32_MAX) || drain(b)) return 1;
+  if (run(b, o->output, o->input + o->output - b->seq[0].n_ids) || drain(b)) return 1;  // until the first has all its tokens: full steps only
   const double s = (double)(ti_mono_ns() - t0) * 1e-9, step = s / (double)b->n_step;
   watch.counting = false;
+  const uint64_t tokens = b->tokens, n_step = b->n_step, submit_ns = b->submit_ns, collect_ns = b->collect_ns;
+  if (run(b, o->output, UINT32_MAX) || drain(b)) return 1;
+  b->tokens = tokens, b->n_step = n_step, b->submit_ns = submit_ns, b->collect_ns = collect_ns;
   printf("decode   batch %4u  input %u  output %u: %9.0f tok/s  step %7.1f us  weights %6.0f GB/s  host %5.1f us (submit %.1f, collect %.1f)", batch,
          o->input, o->output, (double)b->tokens / s, step * 1e6, (double)b->f.weight_bytes / step * 1e-9,
          (double)(b->submit_ns + b->collect_ns) / (double)b->n_step * 1e-3, (double)b->submit_ns / (double)b->n_step * 1e-3,

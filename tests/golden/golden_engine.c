@@ -111,12 +111,14 @@ static void check_hidden(const fixture *f, const char *backend, ti_coll *self) {
 
 // Every layer's hidden states along a long prompt, against the cpu's: rows, not a choice of them.
 typedef struct states {
-  float *v;  // [n_layer + 1][n_row][dim]
-  int n_layer, n_row, dim;
+  float *v;       // [n_layer + 1][n_row][dim]
+  float *logits;  // [n_seq][vocab]
+  int n_layer, n_row, n_seq, dim;
 } states;
 
 static void keep_states(void *arg, const char *what, int layer, const void *data, int n_row, int dim) {
   states *s = arg;
+  if (strcmp(what, "logits") == 0 && n_row == s->n_seq) memcpy(s->logits, data, (size_t)n_row * (size_t)dim * sizeof *s->logits);
   if (strcmp(what, "hidden") != 0 || layer > s->n_layer || n_row != s->n_row) return;
   s->dim = dim;
   memcpy(s->v + (size_t)layer * (size_t)n_row * (size_t)dim, data, (size_t)n_row * (size_t)dim * sizeof *s->v);
@@ -124,7 +126,8 @@ static void keep_states(void *arg, const char *what, int layer, const void *data
 
 // Of a step that prefills ids `copies` times.
 static states states_of(const fixture *f, const char *backend, ti_coll *self, const uint32_t *ids, uint32_t n, uint32_t copies) {
-  states s = {.n_layer = f->cfg.n_layer, .n_row = (int)(n * copies)};
+  states s = {.n_layer = f->cfg.n_layer, .n_row = (int)(n * copies), .n_seq = (int)copies};
+  s.logits = calloc((size_t)copies * (size_t)f->cfg.vocab, sizeof *s.logits);
   s.v = calloc((size_t)(s.n_layer + 1) * n * copies * (size_t)f->cfg.hidden, sizeof *s.v);
   engine_spec spec = spec_of(backend, self, 64);
   spec.max_seqs = copies;
@@ -141,21 +144,29 @@ static states states_of(const fixture *f, const char *backend, ti_coll *self, co
   return s;
 }
 
-// The same prompt alone and with 31 others in a step: the bits of a row do not depend on how many there are, nor on where it stands.
+static void free_states(const states *s) {
+  free(s->v);
+  free(s->logits);
+}
+
+// The same prompt alone and with 63 others in a step: the bits of a row do not depend on how many there are, nor on where it stands.
 static void check_width(const fixture *f, const char *backend, ti_coll *self) {
-  enum { COPIES = 32 };
+  enum { COPIES = 64 };
   uint32_t n, *ids = fixture_ids(f, 0, "prompt_ids", &n);
   const states a = states_of(f, backend, self, ids, n, 1), b = states_of(f, backend, self, ids, n, COPIES);
   const size_t row = (size_t)n * (size_t)a.dim;
-  int other = 0, layer = -1, copy = -1;
+  const size_t vocab = (size_t)f->cfg.vocab;
+  int other = 0, layer = -1, copy = -1, heads = 0;
   for (int l = 0; l <= a.n_layer; l++)
     for (int c = 0; c < COPIES; c++) {
       if (!memcmp(a.v + (size_t)l * row, b.v + ((size_t)l * COPIES + (size_t)c) * row, row * sizeof *a.v)) continue;
       if (!other++) layer = l, copy = c;
     }
-  check(other == 0, "hidden states of %u rows alone and of %d times as many: %d layers and copies differ in bits, the first in layer %d, copy %d", n, COPIES, other, layer, copy);
-  free(a.v);
-  free(b.v);
+  for (int c = 0; c < COPIES; c++) heads += memcmp(a.logits, b.logits + (size_t)c * vocab, vocab * sizeof *a.logits) != 0;
+  check(other == 0 && heads == 0, "%u rows alone and %d times as many: hidden states of %d layers and copies differ in bits, the first in layer %d, copy %d; logits of %d", n, COPIES, other, layer,
+        copy, heads);
+  free_states(&a);
+  free_states(&b);
   free(ids);
 }
 
@@ -185,8 +196,8 @@ static void check_long(const fixture *f, const char *backend, ti_coll *self) {
       worst = fmax(worst, row);
     }
   check(bad == 0, "hidden states of %u rows: worst %.2e (bound %.0e, values up to %.1f), %d beyond it, the first in layer %d, row %d", len, worst, bound.hidden, scale, bad, at, first);
-  free(a.v);
-  free(b.v);
+  free_states(&a);
+  free_states(&b);
 }
 
 // One configuration: golden ids, and the bits of `first` (its ids and logprobs), which the first call fills.

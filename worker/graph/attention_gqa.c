@@ -13,6 +13,21 @@ static ti_status rotate_and_append(ti_graph *g, ti_lane *l, int layer, void *q, 
   return st ? st : g->k->kv_append(g->d, &a.kv);
 }
 
+// Qwen3: each head is normed before RoPE. Heads of a row stand side by side, rows ld apart: row by row or head by head, whichever is fewer calls.
+static ti_status norm_heads(ti_graph *g, int n_row, int n_head, void *x, int64_t ld, const float *weight) {
+  const int d = g->c->head_dim;
+  ti_rmsnorm_args a = {.weight = weight, .dim = d, .eps = (float)g->c->rms_eps};
+  const bool by_row = n_row <= n_head;
+  a.n_row = by_row ? n_head : n_row;
+  a.ldx = a.ldo = by_row ? d : ld;
+  ti_status st = TI_OK;
+  for (int i = 0; !st && i < (by_row ? n_row : n_head); i++) {
+    a.x = a.out = ti_row(g, x, i, by_row ? ld : d);
+    st = g->k->rmsnorm(g->d, &a);
+  }
+  return st;
+}
+
 ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
   const ti_config *c = g->c;
   const ti_kernels *k = g->k;
@@ -30,13 +45,8 @@ ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights
     st = k->gemm(g->d, &(ti_gemm_args){.out = q, .x = x8 ? (const void *)x8->q : l->xn, .x_scale = x8 ? x8->scale : NULL, .w = &w->qkv, .bias = w->qkv_bias, .m = n, .ldo = ld,
                                        .out_dtype = k->act});
   ti_graph_stamp_end(g);
-  if (!st && w->q_norm) {  // Qwen3: each head is normed before RoPE
-    for (int r = 0; !st && r < n; r++) {
-      void *row = ti_row(g, q, r, ld), *krow = ti_row(g, key, r, ld);
-      st = k->rmsnorm(g->d, &(ti_rmsnorm_args){.out = row, .x = row, .weight = w->q_norm, .n_row = nq, .dim = d, .eps = (float)c->rms_eps});
-      if (!st) st = k->rmsnorm(g->d, &(ti_rmsnorm_args){.out = krow, .x = krow, .weight = w->k_norm, .n_row = nk, .dim = d, .eps = (float)c->rms_eps});
-    }
-  }
+  if (!st && w->q_norm) st = norm_heads(g, n, nq, q, ld, w->q_norm);
+  if (!st && w->q_norm) st = norm_heads(g, n, nk, key, ld, w->k_norm);
   ti_graph_progress(g);
   ti_graph_stamp(g, "rope and append", layer);
   if (!st) st = rotate_and_append(g, l, layer, q, key, value, ld);
