@@ -1,6 +1,9 @@
 // cuBLASLt beside the device's limits: whether kernels/cuda/blas.cu computes what it says in every mode, and what the peers reach.
 //
 //   lab_blas [--quick] [--json FILE]
+#include <stdlib.h>
+#include <unistd.h>
+
 #include "benchmarks/kernels/lab_gpu.h"
 
 static const struct {
@@ -77,9 +80,31 @@ static void shape(lab *l, int mode, int m, int64_t n, int64_t k) {
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) lab_free(l, all[i]);
 }
 
+// A file that is missing, and one that is no library: a status and one line.
+static void check_open(lab *l) {
+  ti_error err = {};
+  ti_blas *b = NULL;
+  lab_expect(l, ti_blas_open("/nonexistent/libcublasLt.so.13", false, &b, &err) == TI_ERR_NOTFOUND && !b, "a missing library: %s", err.text);
+  printf("missing:   %s\n", err.text);
+  char path[] = "/tmp/lab_blas_XXXXXX";
+  const int fd = mkstemp(path);
+  lab_expect(l,
+             fd >= 0 &&
+                 write(fd,
+                       "\x7f"
+                       "ELF of nothing",
+                       15) == 15 &&
+                 close(fd) == 0,
+             "%s: cannot be written", path);
+  lab_expect(l, ti_blas_open(path, false, &b, &err) == TI_ERR_UNSUPPORTED && !b, "a corrupted library: %s", err.text);
+  printf("corrupted: %s\n", err.text);
+  unlink(path);
+}
+
 int main(int argc, char **argv) {
   static lab l;
   lab_open(&l, "lab_blas", &argc, argv);
+  check_open(&l);
   if (!l.blas) return lab_close(&l);
   static const int64_t nk[][2] = {{4096, 7168}, {7168, 2048}, {7168, 16384}, {2112, 7168}};
   lab_head("cuBLASLt, the heuristic's pick");

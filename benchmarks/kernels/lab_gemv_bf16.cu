@@ -418,8 +418,8 @@ static void time_chains(lab *l) {
 
 int main(int argc, char **argv) {
   static lab l;
-  bool want[4] = {argc == 1, false, argc == 1, argc == 1};
   static const char *const words[] = {"check", "sweep", "time", "chain"};
+  bool want[4] = {};
   lab_open(&l, "lab_gemv_bf16", &argc, argv);
   for (int i = 1; i < argc; i++) {
     for (int k = 0; k < 4; k++) want[k] |= !strcmp(argv[i], words[k]);

@@ -25,7 +25,8 @@ typedef enum ti_blas_scale {
   TI_BLAS_NONE,    // bf16 operands
   TI_BLAS_TENSOR,  // w_scale[1], x_scale[1] (NULL: 1)
   TI_BLAS_ROW,     // w_scale[n], x_scale[m]; out bf16
-  TI_BLAS_BLOCK  // w_scale[ceil(n / 128), w_scale_ld]: 128x128, w_scale_ld = ceil(k / 128) rounded up to 4; x_scale[ceil(k / 128), m rounded up to 4]
+  TI_BLAS_BLOCK    // w_scale[ceil(n / 128), w_scale_ld]: 128x128, w_scale_ld = ceil(k / 128) rounded up to 4; x_scale[ceil(k / 128), m];
+                   // m a multiple of 4 (the library has nothing for others)
 } ti_blas_scale;
 
 typedef struct ti_blas_args {  // out[m, n] = x[m, k] * W[n, k]^T (+ bias) (+ out when accumulate), fp32 accumulation
