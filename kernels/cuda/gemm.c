@@ -81,7 +81,7 @@ static ti_status gemm_bf16(ti_dev *d, const ti_gemm_args *a) {
                                .accumulate = a->accumulate,
                                .gate_up = interleaved(w)};
   if ((few(d, a->m) || interleaved(w)) && ti_gemv_bf16_takes(&g)) return ti_cuda_gemv_bf16(d, &g);
-  const ti_status st = interleaved(w) ? TI_ERR_UNSUPPORTED : blas(d, a);
+  const ti_status st = interleaved(w) || d->deterministic ? TI_ERR_UNSUPPORTED : blas(d, a);
   return st == TI_ERR_UNSUPPORTED ? tile(d, a) : st;
 }
 

@@ -305,6 +305,45 @@ Test(gemm, fp8_activations_match_the_product_of_what_was_quantised) {
   }
 }
 
+// Shapes of small models, every form of few and many rows: a row's bits depend on that row alone, in fp32 and in act.
+static void rows_once(cf_dev *d, ti_dtype t, int n, int k) {
+  static const int rows[] = {1, 7, 16, 17, 32, 64, 65, 128, 129};
+  enum { ALL = CF_MAX_ROW };
+  const ti_weight_src src = cf_weight_src(d, t, n, k, 0, 0, (uint64_t)(n + k));
+  ti_weight w;
+  if (!cf_weight(d, &src, 1, 0, &w)) return;
+  void *x = cf_up_act(d, cf_floats(d, (size_t)ALL * (size_t)k, 35, 1.0f), (size_t)ALL * (size_t)k);
+  for (int f = 0; f < 2; f++) {
+    const float *want = NULL;
+    for (int i = 9; i >= 0; i--) {
+      const int m = i == 9 ? ALL : rows[i];
+      const size_t mn = (size_t)m * (size_t)n;
+      void *out = f ? cf_out_f32(d, mn) : cf_out_act(d, mn);
+      const ti_gemm_args a = {.out = out, .x = x, .w = &w, .m = m, .out_dtype = f ? TI_F32 : d->k->act};
+      cf_ok(d, "gemm", d->k->gemm(d->d, &a));
+      const float *got = f ? cf_down_f32(d, out, mn) : cf_down_act(d, out, mn);
+      char what[96];
+      snprintf(what, sizeof what, "gemm %s n %d k %d of %d rows", ti_dtype_name(t), n, k, m);
+      if (want) cf_same_bits(d, what, got, want, mn * sizeof *got);
+      if (!want) want = got;
+    }
+  }
+}
+
+Test(gemm, rows_stand_alone_in_models_shapes) {
+  static const int shapes[][2] = {{512, 256}, {256, 768}, {4096, 256}, {1024, 1024}, {256, 4096}, {2048, 2048}};
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, gemm)
+    cf_dev *d = cf_open(k, TI_ACT_FP8, 3);
+    for (int s = 0; s < (k->async ? 6 : 3); s++) {  // the larger ones take seconds on a CPU
+      rows_once(d, TI_BF16, shapes[s][0], shapes[s][1]);
+      rows_once(d, TI_E4M3, shapes[s][0], shapes[s][1]);
+      cf_reset(d);
+    }
+    cf_close(d);
+  }
+}
+
 // Kernels that a device picks by the number of rows when it need not be deterministic: into fp32 with bias and accumulate, and plainly into act.
 static void free_once(cf_dev *d, ti_dtype t, ti_act_quant q, int n, int k, int m) {
   const ti_weight_src src = cf_weight_src(d, t, n, k, 0, 0, (uint64_t)(n + k));
