@@ -2,6 +2,7 @@
 #include "launch/device.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/log.h"
 #ifdef TI_HAVE_CUDA
@@ -49,7 +50,42 @@ ti_status ti_device_decide(int64_t wanted, const ti_config *c, int64_t *device, 
   return TI_OK;
 }
 
+ti_status ti_cpulist_parse(const char *text, cpu_set_t *set) {
+  CPU_ZERO(set);
+  for (const char *c = text;;) {
+    char *end;
+    const unsigned long a = strtoul(c, &end, 10);
+    unsigned long b = a;
+    if (end == c) return TI_ERR_FORMAT;
+    if (*end == '-') {
+      c = end + 1;
+      b = strtoul(c, &end, 10);
+      if (end == c) return TI_ERR_FORMAT;
+    }
+    if (b < a || b >= CPU_SETSIZE) return TI_ERR_FORMAT;
+    for (unsigned long k = a; k <= b; k++) CPU_SET(k, set);
+    if (*end == '\0' || *end == '\n') return TI_OK;
+    if (*end != ',') return TI_ERR_FORMAT;
+    c = end + 1;
+  }
+}
+
 #ifdef TI_HAVE_CUDA
+// This thread, and those that it will start, to the CPUs next to the GPU, as far as they are ours. Where Linux does not say, nothing changes.
+static void go_near(const char *pci) {
+  char path[96], text[512];
+  cpu_set_t near, ours, both;
+  snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/local_cpulist", pci);
+  FILE *f = fopen(path, "re");
+  if (!f) return;
+  const bool read = fgets(text, sizeof text, f) != NULL;
+  fclose(f);
+  if (!read || ti_cpulist_parse(text, &near) || sched_getaffinity(0, sizeof ours, &ours)) return;
+  CPU_AND(&both, &near, &ours);
+  if (CPU_COUNT(&both) == 0 || CPU_EQUAL(&both, &ours) || sched_setaffinity(0, sizeof both, &both)) return;
+  ti_log_info("worker: threads on the %d CPUs next to GPU %s", CPU_COUNT(&both), pci);
+}
+
 static ti_status find_gpu(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) {
   char why[160], need[32], have[32], small[32];
   ti_cuda_device d;
@@ -60,6 +96,7 @@ static ti_status find_gpu(const ti_settings *j, const ti_device_wants *w, ti_wor
   out->sharers = (w->host_count - out->index + n - 1) / n;
   if (ti_cuda_describe(out->index, &d)) return ti_error_set(err, TI_ERR_INTERNAL, "--device cuda: GPU %d cannot be asked for its memory", out->index);
   snprintf(out->text, sizeof out->text, "cuda, GPU %d: %.80s", out->index, d.name);
+  go_near(d.pci);
   if (out->sharers > 1)
     ti_log_warn("worker: GPU %d is shared by %d workers of this host, which has %d: each gets its part of --gpu-memory-utilization", out->index,
                 out->sharers, n);

@@ -1,6 +1,7 @@
 // What workers compute on: decided once by rank 0 (a GPU, if the model's types have kernels there and the host has one), found again by each worker.
 #ifndef TI_LAUNCH_DEVICE_H
 #define TI_LAUNCH_DEVICE_H
+#include <sched.h>
 #include <stddef.h>
 
 #include "kernels/kernel.h"
@@ -25,5 +26,8 @@ typedef struct ti_device_wants {
   uint64_t weight_bytes, linear_bytes;
 } ti_device_wants;
 ti_status ti_device_find(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) TI_MUST_CHECK;
+
+// "0-3,8,10-11" -> set, as Linux lists CPUs. TI_ERR_FORMAT.
+ti_status ti_cpulist_parse(const char *text, cpu_set_t *set) TI_MUST_CHECK;
 
 #endif

@@ -28,5 +28,6 @@ extern "C" int ti_cuda_describe(int i, ti_cuda_device *out) {
   out->major = p.major;
   out->minor = p.minor;
   out->n_sm = p.multiProcessorCount;
+  snprintf(out->pci, sizeof out->pci, "%04x:%02x:%02x.0", (unsigned)p.pciDomainID, (unsigned)p.pciBusID, (unsigned)p.pciDeviceID);
   return cudaMemGetInfo(&out->free_bytes, &out->memory_bytes) != cudaSuccess;
 }

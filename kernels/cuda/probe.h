@@ -8,6 +8,7 @@ typedef struct ti_cuda_device {
   int major, minor;  // compute capability
   int n_sm;
   size_t memory_bytes, free_bytes;
+  char pci[32];  // "0000:3b:00.0", as Linux names it below /sys/bus/pci/devices
 } ti_cuda_device;
 
 // How many GPUs there are; 0 without a driver (0.2 ms). why: filled when 0 ("no CUDA driver is installed ..."). Never fails otherwise.

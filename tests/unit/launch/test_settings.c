@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launch/device.h"
 #include "launch/holdings.h"
 #include "launch/settings.h"
 
@@ -137,4 +138,26 @@ Test(settings, weights_are_checked_by_name_and_shape) {
   cr_assert_eq(ti_settings_check_weights(&model, c, &err), TI_ERR_FORMAT);
   cr_assert(strstr(err.text, "mlp.gate_proj"), "%s", err.text);
   ti_checkpoint_close(c);
+}
+
+Test(device, cpu_lists_are_read_as_linux_writes_them) {
+  cpu_set_t set;
+  cr_assert_eq(ti_cpulist_parse("0-3,8,10-11\n", &set), TI_OK);
+  cr_assert(CPU_COUNT(&set) == 7 && CPU_ISSET(3, &set) && CPU_ISSET(8, &set) && !CPU_ISSET(9, &set) && CPU_ISSET(11, &set));
+  const char *const wrong[] = {"", "\n", "3-1", "a", "1,", "1;2", "0-99999"};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) cr_assert_eq(ti_cpulist_parse(wrong[i], &set), TI_ERR_FORMAT, "\"%s\"", wrong[i]);
+}
+Test(device, auto_without_a_gpu_says_why) {
+  int64_t device;
+  char note[160];
+  load(DENSE);
+  cr_assert_eq(ti_device_decide(TI_DEVICE_AUTO, &model, &device, note, sizeof note, &err), TI_OK);
+  cr_assert(device == TI_DEVICE_CUDA || strlen(note) > 10, "%s", note);
+  load(MOE);
+  cr_assert_eq(ti_device_decide(TI_DEVICE_AUTO, &model, &device, note, sizeof note, &err), TI_OK);
+  cr_assert(device == TI_DEVICE_CPU && strstr(note, "mixture-of-experts"), "%s", note);
+  cr_assert_eq(ti_device_decide(TI_DEVICE_CPU, &model, &device, note, sizeof note, &err), TI_OK);
+  cr_assert(device == TI_DEVICE_CPU && !note[0]);
+  cr_assert_eq(ti_device_decide(TI_DEVICE_CUDA, &model, &device, note, sizeof note, &err), TI_ERR_ARG);
+  cr_assert(strstr(err.text, "--device cuda: mixture-of-experts"), "%s", err.text);
 }
