@@ -26,8 +26,15 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 from cluster import Cluster, until
 
 CONCURRENCY = (1, 8)
-REQUESTS = {1: 3, 8: 16}
-TITAN, Q4_0, Q4_1 = "titan Q4_1", "llama.cpp Q4_0", "llama.cpp Q4_1"
+DENSE = os.path.join(ROOT, "models", "titan-tiny-dense")
+
+
+class Subject:
+    """A model as we run it and as llama.cpp does. bars: least (prefill, decode, server at 1 stream, at 8) / each peer; requests: at 1 stream, at 8."""
+
+    def __init__(self, name, ours, path, peers, bars, requests):
+        self.name, self.ours, self.path, self.peers, self.bars, self.requests = name, ours, path, peers, bars, requests
+        self.bytes = os.path.getsize(path) if os.path.isfile(path) else os.path.getsize(os.path.join(path, "model.safetensors"))
 
 
 def median(values):
@@ -141,9 +148,9 @@ def bench(o, url, *flags):
     return json.loads(run([os.path.join(o.build, "bin", "titan"), "bench", "-u", url, "--json", "-q", *flags], 300))
 
 
-def engine(o, threads, *flags):
+def engine(o, model, threads, *flags):
     with tempfile.NamedTemporaryFile("r", suffix=".json") as f:
-        run([os.path.join(o.build, "bin", "model_bench"), "--model", o.model, "--threads", str(threads), "--reps", "1", "--table", "0", "--json", f.name, *flags])
+        run([os.path.join(o.build, "bin", "model_bench"), "--model", model, "--threads", str(threads), "--reps", "1", "--table", "0", "--json", f.name, *flags])
         return json.load(f)
 
 
@@ -177,36 +184,40 @@ class Report:
 
 # ---- the engine alone ----
 
+NOTHING = {"prefill": float("nan"), "decode_1": float("nan")}
+
+
 def part_engine(o, r):
-    ours, theirs, single = [], {q: [] for q in o.peers}, []
-    for i in range(o.rounds):
-        ours.append(engine(o, o.threads))
-        for q, gguf in o.peers.items():
-            theirs[q].append(llama_bench(o, gguf))
-        single.append(engine(o, 1, "--seqs", "1", "--gen", "32"))
-    mine = {k: median([x[k] for x in ours]) for k in ("prefill", "decode_1", "decode_n", "read_gbs", "fma_gflops")}
-    one = {k: median([x[k] for x in single]) for k in ("prefill", "decode_1")}
-    peer = {q: {k: median([x[k] for x in v]) for k in ("prefill", "decode_1")} for q, v in theirs.items()}
-    r.say("## Engine alone: %d threads, tokens/s, medians of %d (model_bench, llama-bench)\n" % (o.threads, o.rounds))
-    r.table(["", "prefill 512", "decode 128, 1 stream", "8 streams"],
-            [[TITAN, "%.0f" % mine["prefill"], "%.0f" % mine["decode_1"], "%.0f" % mine["decode_n"]]] +
-            [[q, "%.0f" % p["prefill"], "%.0f" % p["decode_1"], ""] for q, p in peer.items()] +
-            [[TITAN + ", 1 thread", "%.0f" % one["prefill"], "%.0f" % one["decode_1"], ""]])
-    limit = mine["read_gbs"] * 1e9 / o.model_bytes
-    r.say("The machine reads %.1f GB/s and does %.0f GFLOP/s of fp32 FMA at %d threads; a token reads %.1f MB: at most %.0f tokens/s at one stream.\n" % (mine["read_gbs"], mine["fma_gflops"], o.threads, o.model_bytes / 1e6, limit))
-    nothing = {"prefill": float("nan"), "decode_1": float("nan")}
-    r.bar("prefill / llama.cpp Q4_0", mine["prefill"] / peer.get(Q4_0, nothing)["prefill"], 1.2)
-    r.bar("prefill / llama.cpp Q4_1", mine["prefill"] / peer.get(Q4_1, nothing)["prefill"], 2.4)
-    r.bar("decode, 1 stream / llama.cpp Q4_0", mine["decode_1"] / peer.get(Q4_0, nothing)["decode_1"], 1.0)
-    r.bar("decode, 1 stream / llama.cpp Q4_1", mine["decode_1"] / peer.get(Q4_1, nothing)["decode_1"], 1.6)
-    r.bar("decode, 1 stream / bandwidth limit", mine["decode_1"] / limit, 0.65)
-    if o.threads >= 2:
-        r.bar("prefill, %d threads / 1 thread" % o.threads, mine["prefill"] / one["prefill"], 1.8 if o.threads == 2 else 0.9 * o.threads)
+    for m in o.subjects:
+        ours, theirs, single = [], {q: [] for q in m.peers}, []
+        for _ in range(o.rounds):
+            ours.append(engine(o, m.path, o.threads))
+            for q, gguf in m.peers.items():
+                theirs[q].append(llama_bench(o, gguf))
+            single.append(engine(o, m.path, 1, "--seqs", "1", "--gen", "32"))
+        mine = {k: median([x[k] for x in ours]) for k in ("prefill", "decode_1", "decode_n", "read_gbs", "fma_gflops")}
+        one = {k: median([x[k] for x in single]) for k in ("prefill", "decode_1")}
+        peer = {q: {k: median([x[k] for x in v]) for k in ("prefill", "decode_1")} for q, v in theirs.items()}
+        r.say("## %s, the engine alone: %d threads, tokens/s, medians of %d (model_bench, llama-bench)\n" % (m.name, o.threads, o.rounds))
+        r.table(["", "prefill 512", "decode 128, 1 stream", "8 streams"],
+                [[m.ours, "%.0f" % mine["prefill"], "%.0f" % mine["decode_1"], "%.0f" % mine["decode_n"]]] +
+                [[q, "%.0f" % p["prefill"], "%.0f" % p["decode_1"], ""] for q, p in peer.items()] +
+                [[m.ours + ", 1 thread", "%.0f" % one["prefill"], "%.0f" % one["decode_1"], ""]])
+        limit = mine["read_gbs"] * 1e9 / m.bytes
+        r.say("The machine reads %.1f GB/s and does %.0f GFLOP/s of fp32 FMA at %d threads; a token reads %.1f MB: %.0f tokens/s at one stream from memory.\n"
+              % (mine["read_gbs"], mine["fma_gflops"], o.threads, m.bytes / 1e6, limit))
+        for q, (prefill, decode, _, _) in m.bars.items():
+            r.bar("%s: prefill / %s" % (m.name, q), mine["prefill"] / peer.get(q, NOTHING)["prefill"], prefill)
+            r.bar("%s: decode, 1 stream / %s" % (m.name, q), mine["decode_1"] / peer.get(q, NOTHING)["decode_1"], decode)
+        if m.bytes > 64e6:  # beyond the caches
+            r.bar("%s: decode, 1 stream / bandwidth limit" % m.name, mine["decode_1"] / limit, 0.65)
+            if o.threads >= 2:
+                r.bar("%s: prefill, %d threads / 1 thread" % (m.name, o.threads), mine["prefill"] / one["prefill"], 0.9 * o.threads)
 
 
 def part_table(o, r):
     r.say("## Where a step's time goes (model_bench, every op timed)\n\n```")
-    r.say(run([os.path.join(o.build, "bin", "model_bench"), "--model", o.model, "--threads", str(o.threads), "--reps", "3"], 180).strip() + "\n```\n")
+    r.say(run([os.path.join(o.build, "bin", "model_bench"), "--model", o.subjects[0].path, "--threads", str(o.threads), "--reps", "3"], 180).strip() + "\n```\n")
 
 
 # ---- servers ----
@@ -226,9 +237,15 @@ def start_figures(o, r, makers):
 
 
 def part_serve(o, r):
-    makers = {TITAN: lambda: Titan(o, o.model)}
-    for q, gguf in o.peers.items():
-        makers[q] = lambda gguf=gguf: Llama(o, gguf, 8)
+    for m in o.subjects:
+        serve(o, r, m)
+
+
+def serve(o, r, m):
+    makers = {m.ours: lambda: Titan(o, m.path)}
+    for q, gguf in m.peers.items():
+        if m.bars[q][2]:
+            makers[q] = lambda gguf=gguf: Llama(o, gguf, 8)
     start, ready = start_figures(o, r, makers)
     got = {n: {c: [] for c in CONCURRENCY} for n in makers}
     servers = {}
@@ -239,7 +256,7 @@ def part_serve(o, r):
         for i in range(o.rounds):
             for c in CONCURRENCY:
                 for name, s in servers.items():
-                    got[name][c].append(bench(o, s.url, "-c", str(c), "-n", str(REQUESTS[c]), "--input-len", "100", "--output-len", "128", "--seed", str(i)))
+                    got[name][c].append(bench(o, s.url, "-c", str(c), "-n", str(m.requests[c]), "--input-len", "100", "--output-len", "128", "--seed", str(i)))
         after = {n: rss_mib(s.pids_all()) for n, s in servers.items()}
     finally:
         for s in servers.values():
@@ -251,18 +268,22 @@ def part_serve(o, r):
     rate = lambda x: x["output_tokens_per_s"]
     ttft = lambda x: x["ttft_ms"]["p50"]
     tpot = lambda x: 1e3 / x["tpot_ms"]["p50"]
-    r.say("## Through the servers: closed loop, prompts of ~100 tokens, 128 tokens out, the client on the same cores; medians of %d\n" % o.rounds)
+    r.say("## %s through the servers: closed loop, prompts of ~100 tokens, 128 tokens out, the client on the same cores; medians of %d\n" % (m.name, o.rounds))
     r.table(["", "1 stream tok/s", "while decoding", "TTFT p50 ms", "8 streams tok/s", "TTFT p50 ms", "start to /health ms", "RSS ready MiB", "after load"],
-            [[n, "%.0f" % of(n, 1, rate), "%.0f" % of(n, 1, tpot), "%.0f" % of(n, 1, ttft), "%.0f" % of(n, 8, rate), "%.0f" % of(n, 8, ttft), "%.0f" % start[n], "%.0f" % ready[n], "%.0f" % after[n]] for n in makers])
+            [[n, "%.0f" % of(n, 1, rate), "%.0f" % of(n, 1, tpot), "%.0f" % of(n, 1, ttft), "%.0f" % of(n, 8, rate), "%.0f" % of(n, 8, ttft), "%.0f" % start[n],
+              "%.0f" % ready[n], "%.0f" % after[n]] for n in makers])
     r.say("RSS and start-up of titan are those of all its processes (coordinator, worker) behind mpirun; tok/s counts the prompts' time, \"while decoding\" does not.\n")
-    q = Q4_0
-    r.bar("1 stream while decoding, tok/s (reference gate)", of(TITAN, 1, tpot), 170)
-    r.bar("1 stream through the server / llama.cpp Q4_0", of(TITAN, 1, rate) / of(q, 1, rate), 1.0)
-    r.bar("8 streams through the server / llama.cpp Q4_0", of(TITAN, 8, rate) / of(q, 8, rate), 1.3)
-    r.bar("8 streams, TTFT p50 / llama.cpp Q4_0", of(TITAN, 8, ttft) / of(q, 8, ttft), most=1.0)
+    if m.bytes > 64e6:
+        r.bar("%s: 1 stream while decoding, tok/s" % m.name, of(m.ours, 1, tpot), 170)
     nan = float("nan")
-    r.bar("RSS after load / llama.cpp Q4_0", after[TITAN] / after.get(q, nan), most=1.0)
-    r.bar("start to /health / llama.cpp Q4_0", start[TITAN] / start.get(q, nan), most=1.0)
+    for q, (_, _, one, eight) in m.bars.items():
+        if not one:
+            continue
+        r.bar("%s: 1 stream through the server / %s" % (m.name, q), of(m.ours, 1, rate) / of(q, 1, rate), one)
+        r.bar("%s: 8 streams through the server / %s" % (m.name, q), of(m.ours, 8, rate) / of(q, 8, rate), eight)
+        r.bar("%s: 8 streams, TTFT p50 / %s" % (m.name, q), of(m.ours, 8, ttft) / of(q, 8, ttft), most=1.0)
+        r.bar("%s: RSS after load / %s" % (m.name, q), after[m.ours] / after.get(q, nan), most=1.0)
+        r.bar("%s: start to /health / %s" % (m.name, q), start[m.ours] / start.get(q, nan), most=1.0)
 
 
 # ---- n-gram drafts ----
@@ -300,10 +321,10 @@ def part_ngram(o, r):
     with tempfile.TemporaryDirectory() as tmp:
         edit = os.path.join(tmp, "edit.jsonl")
         edit_set(edit, o.data)
-        sets = {"edit (wikitext paragraphs with typing errors, to be repeated without)": (edit, 10, 120, []), "mt_bench prompts": (os.path.join(o.data, "prompts", "mt_bench.jsonl"), 12, 64, ["--stop-at-eos"])}
-        on = ["--speculative-config", json.dumps({"method": "ngram", "num_speculative_tokens": 5})]
+        sets = {"edit (wikitext paragraphs with typing errors, to be repeated without)": (edit, 10, 120, []), "mt_bench prompts": (os.path.join(o.data, "prompts", "mt_bench.jsonl"), 8, 64, ["--stop-at-eos"])}
+        on = ["--speculative-config", json.dumps({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 2, "prompt_lookup_max": 5})]
         rows = []
-        with Titan(o, o.model, ["--max-model-len", "1024"]) as a, Titan(o, o.model, ["--max-model-len", "1024", *on]) as b:
+        with Titan(o, o.subjects[0].path, ["--max-model-len", "1024"]) as a, Titan(o, o.subjects[0].path, ["--max-model-len", "1024", *on]) as b:
             with open(edit) as f:
                 prompts = [json.loads(line)["prompt"] for line in f][:3]
             same = texts(a, prompts, 80) == texts(b, prompts, 80)
@@ -318,7 +339,7 @@ def part_ngram(o, r):
                 gain = median([y / x for x, y in zip(got[a], got[b])])
                 rows.append([name, "%.0f" % median(got[a]), "%.0f" % median(got[b]), "%.2f" % gain, "%.0f of %.0f" % (kept, drafted)])
                 r.bar("n-gram, %s, with / without" % name.split(" ")[0], gain, 1.5 if path == edit else 0.97)
-    r.say("## N-gram drafts, one stream, greedy (`--speculative-config '{\"method\": \"ngram\", \"num_speculative_tokens\": 5}'`)\n")
+    r.say("## N-gram drafts, %s, one stream, greedy (`--speculative-config '%s'`)\n" % (o.subjects[0].name, on[1]))
     r.table(["set", "tok/s without", "with", "ratio", "drafts kept"], rows)
     r.say("Greedy and seeded texts of 3 prompts with and without drafts: %s.\n" % ("the same" if same else "DIFFERENT"))
     r.bar("n-gram: texts as without (1: yes)", float(same), 1.0)
@@ -331,26 +352,27 @@ def part_mesh(o, r):
         return r.say("## Meshes: skipped, one thread\n")
     half = o.threads // 2
     kinds = {"1 worker, %d threads" % o.threads: ([], 1, o.threads), "dp 2, %d each" % half: (["--data-parallel-size", "2"], 2, half), "tp 2, %d each" % half: (["--tensor-parallel-size", "2"], 2, half)}
-    got = {k: {c: [] for c in CONCURRENCY} for k in kinds}
-    dense = os.path.join(ROOT, "models", "titan-tiny-dense")
-    for model, name in ((o.model, "SmolLM2 Q4_1"), (dense, "titan-tiny-dense bf16")):
+    for m in o.subjects:
         got = {k: {c: [] for c in CONCURRENCY} for k in kinds}
         for _ in range(3):
             for k, (flags, workers, threads) in kinds.items():
-                with Titan(o, model, flags, workers, threads) as c:
+                with Titan(o, m.path, flags, workers, threads) as c:
                     for n in CONCURRENCY:
                         got[k][n].append(bench(o, c.url, "-c", str(n), "-n", str(2 * n), "--input-len", "100", "--output-len", "64")["output_tokens_per_s"])
-        r.say("## Meshes on the same cores: %s, tok/s through the server, medians of 3\n" % name)
+        r.say("## %s: meshes on the same cores, tok/s through the server, medians of 3\n" % m.name)
         r.table(["", "1 stream", "8 streams"], [[k, "%.0f" % median(v[1]), "%.0f" % median(v[8])] for k, v in got.items()])
 
 
-def peers_of(o, tmp):
-    """{name: file}: the model as it is, and requantised to the format that llama.cpp is fast in."""
-    if not o.llama:
-        return {}
-    q4_0 = os.path.join(tmp, "q4_0.gguf")
-    run([os.path.join(o.llama, "llama-quantize"), "--allow-requantize", o.model, q4_0, "Q4_0", str(o.threads)])
-    return {Q4_0: q4_0, Q4_1: o.model}
+def subjects_of(o, tmp):
+    """SmolLM2 as it is, and requantised to the format that llama.cpp is fast in; titan-tiny-dense, which llama.cpp gets as GGUF."""
+    smol, dense, q4_0, q4_1, bf16 = {}, {}, "llama.cpp Q4_0", "llama.cpp Q4_1", "llama.cpp bf16"
+    if o.llama:
+        smol = {q4_0: os.path.join(tmp, "q4_0.gguf"), q4_1: o.model}
+        dense = {bf16: os.path.join(tmp, "dense.gguf")}
+        run([os.path.join(o.llama, "llama-quantize"), "--allow-requantize", o.model, smol[q4_0], "Q4_0", str(o.threads)])
+        run([sys.executable, os.path.join(ROOT, "benchmarks", "cpu", "dense_gguf.py"), DENSE, dense[bf16]])
+    return [Subject("SmolLM2", "titan Q4_1", o.model, smol, {q4_0: (1.2, 1.0, 1.0, 1.3), q4_1: (2.4, 1.6, None, None)}, {1: 3, 8: 16}),
+            Subject("titan-tiny-dense", "titan bf16", DENSE, dense, {bf16: (1.0, 1.0, 1.0, 1.0)}, {1: 12, 8: 64})]
 
 
 def main():
@@ -368,14 +390,13 @@ def main():
     if not o.model:
         o.model = run([os.path.join(ROOT, "launch", "fetch-model.sh"), "smollm2"], 600).strip()
     os.environ["TITAN_SERVE"] = os.path.join(o.build, "bin", "titan-serve")
-    o.model_bytes = os.path.getsize(o.model)
     parts = {"engine": part_engine, "serve": part_serve, "ngram": part_ngram, "mesh": part_mesh, "table": part_table}
     r = Report()
     if not o.llama:
         r.say("llama.cpp: skipped (no --llama)\n")
     t0, load = time.monotonic(), Load()
     with tempfile.TemporaryDirectory() as tmp:
-        o.peers = peers_of(o, tmp)
+        o.subjects = subjects_of(o, tmp)
         for name in o.only.split(","):
             t = time.monotonic()
             parts[name](o, r)

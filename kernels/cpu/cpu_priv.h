@@ -24,6 +24,13 @@
 #define TI_CPU_FORK_NS 6000.0  // work of one thread above which waking the team pays (a fork and join: 2 us when all spin, 40 when a CPU is taken)
 #define TI_CPU_MAX_DIM 1024    // of a head or a latent
 
+typedef struct ti_cpu_pace {  // of short runs, on the team [0] and on one thread [1] (dev.c)
+  double want[2], took[2];    // ns guessed and taken in this window
+  double rate[2];             // took / want; 0: not known
+  bool alone;                 // the way in force
+  int n;                      // runs of this window
+} ti_cpu_pace;
+
 struct ti_dev {
   ti_team *team;
   int threads;
@@ -34,8 +41,8 @@ struct ti_dev {
   float *sort;  // [threads][vocab] candidates of one row
   int vocab;
   struct ti_cpu_slab *slab;  // that middle-sized memory comes from (dev.c)
-  int late, solo;            // short forks in a row that were no gain; short runs still to be done alone
-  _Atomic int next;          // the next work item, where items are handed out one by one
+  ti_cpu_pace pace;
+  _Atomic int next;  // the next work item, where items are handed out one by one
 };
 
 enum {               // ti_weight.layout

@@ -67,27 +67,46 @@ void ti_cpu_close(ti_dev *d) {
   free(d);
 }
 
-// A fork whose partner has lost its CPU waits for the kernel's scheduler: 40 us to milliseconds, where the work is a few. After LATE_MAX such in a
-// row the next SOLO_RUNS short runs stay on this thread, then the team is tried again.
-enum { LATE_MAX = 3, SOLO_RUNS = 256 };
-#define SHORT_NS 150000.0  // longer runs are always worth it
+// Does the team pay for short runs? A fork whose partner has lost its CPU waits for the kernel's scheduler: 40 us to milliseconds, where the work is
+// a few. How long a run should take depends on the memory and on who else uses it, so both ways are measured, as time for each nanosecond of the
+// callers' guess: of every WINDOW short runs PROBES go the other way, and at its end the faster way is taken on, the team again only when it is 10%
+// faster. The window ends early when the team has cost LOSS_NS more than this thread alone would have. Longer runs are always worth it.
+enum { WINDOW = 512, PROBES = 8 };
+#define SHORT_NS 150000.0
+#define LOSS_NS 5e6
+
+static void learn(ti_cpu_pace *p, bool alone, double want_ns, double took_ns) {
+  p->want[alone] += want_ns;
+  p->took[alone] += took_ns;
+  const bool lost = !p->alone && p->rate[1] > 0 && p->took[0] > p->rate[1] * p->want[0] + LOSS_NS;
+  if (++p->n == PROBES && p->rate[alone] == 0) p->rate[alone] = p->took[alone] / p->want[alone];  // so that `lost` has its measure from the start
+  if (p->n < WINDOW && !lost) return;
+  for (int i = 0; i < 2; i++) {
+    if (p->want[i] == 0) continue;
+    const double now = p->took[i] / p->want[i], weight = p->rate[i] == 0 || i == p->alone ? 1.0 : 0.25;  // probes are few
+    p->rate[i] += weight * (now - p->rate[i]);
+    p->want[i] = p->took[i] = 0;
+  }
+  if (p->rate[0] > 0 && p->rate[1] > 0) p->alone = p->rate[0] > p->rate[1] * (p->alone ? 0.9 : 1.0);
+  p->n = 0;
+}
 
 void ti_cpu_run(ti_dev *d, double ns, ti_team_fn fn, void *arg) {
   if (d->threads == 1 || ns < TI_CPU_FORK_NS) {
     fn(arg, 0, 1);
-  } else if (ns >= SHORT_NS) {
-    ti_team_run(d->team, fn, arg);
-  } else if (d->solo > 0) {
-    d->solo--;
-    fn(arg, 0, 1);
-  } else {
-    const uint64_t start = ti_mono_ns();
-    ti_team_run(d->team, fn, arg);
-    d->late = (double)(ti_mono_ns() - start) > ns + 10000.0 ? d->late + 1 : 0;
-    if (d->late < LATE_MAX) return;
-    d->late = 0;
-    d->solo = SOLO_RUNS;
+    return;
   }
+  if (ns >= SHORT_NS) {
+    ti_team_run(d->team, fn, arg);
+    return;
+  }
+  const bool alone = d->pace.alone != (d->pace.n < PROBES);
+  const uint64_t start = ti_mono_ns();
+  if (alone)
+    fn(arg, 0, 1);
+  else
+    ti_team_run(d->team, fn, arg);
+  learn(&d->pace, alone, ns, (double)(ti_mono_ns() - start));
 }
 
 // `bytes` of zeros at the next multiple of 2 MiB, after at least 64 bytes; *base, *mapped: what munmap takes.
