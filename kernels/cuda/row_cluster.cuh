@@ -54,23 +54,31 @@ TI_DEV uint32_t peer_add(uint32_t addr, uint32_t v) {
 struct row_part {   // a block's share of the row
   const float4 *v;  // its first group
   int groups;
-  int first;       // index in the row of v[0].x; may be negative
-  int begin, end;  // indices in the row that are this block's
+  int full0, full1;  // groups that are the row's as a whole
+  int first;         // index in the row of v[0].x; may be negative
+  int begin, end;    // indices in the row that are this block's
   uint32_t rank, blocks;
 };
 TI_DEV row_part row_share(const float *x, int n, uint32_t rank, uint32_t blocks) {
   const int shift = (int)((uintptr_t)x % 16 / 4), groups = (shift + n + 3) / 4, share = (groups + (int)blocks - 1) / (int)blocks;
-  const int g0 = min((int)rank * share, groups), g1 = min(g0 + share, groups);
-  return {(const float4 *)(x - shift) + g0, g1 - g0, g0 * 4 - shift, max(g0 * 4 - shift, 0), min(g1 * 4 - shift, n), rank, blocks};
+  const int g0 = min((int)rank * share, groups), g1 = min(g0 + share, groups), first = g0 * 4 - shift;
+  return {(const float4 *)(x - shift) + g0, g1 - g0, max(g0, shift ? 1 : 0) - g0,
+          min(g1, (shift + n) / 4) - g0,    first,   max(first, 0),
+          min(g1 * 4 - shift, n),           rank,    blocks};
 }
 // Group g; -inf where it is not the block's.
 TI_DEV float4 row_load(const row_part &p, int g) {
-  const int at = p.first + g * 4;
-  if (at >= p.begin && at + 4 <= p.end) return __ldg(p.v + g);
-  float f[4];
-#pragma unroll
-  for (int i = 0; i < 4; i++) f[i] = at + i >= p.begin && at + i < p.end ? __ldg((const float *)(p.v + g) + i) : -CUDART_INF_F;
-  return make_float4(f[0], f[1], f[2], f[3]);
+  if (g >= p.full0 && g < p.full1) return __ldg(p.v + g);
+  float4 v = make_float4(-CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F);
+  if (g < p.groups) {
+    const float *x = (const float *)(p.v + g);
+    const int at = p.first + g * 4;
+    if (at >= p.begin && at < p.end) v.x = __ldg(x);
+    if (at + 1 >= p.begin && at + 1 < p.end) v.y = __ldg(x + 1);
+    if (at + 2 >= p.begin && at + 2 < p.end) v.z = __ldg(x + 2);
+    if (at + 3 >= p.begin && at + 3 < p.end) v.w = __ldg(x + 3);
+  }
+  return v;
 }
 // ROW_BATCH groups, g, g + threads, ..
 TI_DEV void row_load_batch(const row_part &p, int g, int threads, float (&f)[ROW_BATCH][4]) {
