@@ -39,9 +39,9 @@ static fp8_operand fp8_make(const lab *l, int64_t rows, int64_t k, int block, ui
   const size_t n = (size_t)(rows * k);
   fp8_operand o = {};
   o.rows = rows, o.k = k, o.block = block;
-  o.plain = (float *)lab_alloc(l, n * 4);
   o.q = (uint8_t *)lab_alloc(l, n);
   o.scale = (float *)lab_alloc(l, (size_t)((block == 1 ? up : rb) * kb) * 4);
+  o.plain = (float *)lab_alloc(l, n * 4);
   lab_fill(l, o.plain, TI_F32, n, seed, 1.0f);
   fp8_quantise<<<dim3((unsigned)kb, (unsigned)rb), 256, 0, l->stream>>>(o.plain, o.q, o.scale, rows, k, block, s_row, s_k);
   lab_sync(l, "quantise");

@@ -30,7 +30,7 @@ typedef struct ti_swap_ring {
   int stages;
   uint32_t stage_bytes;  // W then x
   uint32_t x_offset;     // in a stage
-  uint32_t xs;           // [stages][MT] fp32
+  uint32_t xs, xs_bytes;  // [stages][MT] fp32, a stage's rounded up to 128 bytes
   uint32_t bars;         // full [stages], empty [stages]
   uint32_t end;          // a multiple of 128: what else a kernel needs begins here
 } ti_swap_ring;
@@ -41,7 +41,8 @@ static inline __host__ __device__ ti_swap_ring ti_swap_layout(int rows, int mt, 
   r.x_offset = (uint32_t)rows * TI_SWAP_K;
   r.stage_bytes = r.x_offset + (uint32_t)mt * TI_SWAP_K;
   r.xs = r.stage_bytes * (uint32_t)stages;
-  r.bars = r.xs + (((uint32_t)(mt * 4) + 127) & ~127u) * (uint32_t)stages;
+  r.xs_bytes = ((uint32_t)(mt * 4) + 127) & ~127u;
+  r.bars = r.xs + r.xs_bytes * (uint32_t)stages;
   r.end = r.bars + ((16u * (uint32_t)stages + 127) & ~127u);
   return r;
 }
@@ -76,10 +77,7 @@ TI_DEV void ti_swap_next(ti_swap_pos *p, const ti_swap_ring &r, uint32_t smem) {
   p->i++, p->stage += r.stage_bytes, p->bar += 8;
   if (p->i == r.stages) p->i = 0, p->stage = smem, p->bar = smem + r.bars, p->parity ^= 1;
 }
-template <int MT>
-TI_DEV uint32_t ti_swap_xs_at(const ti_swap_ring &r, uint32_t smem, int i) {
-  return smem + r.xs + (uint32_t)i * ((MT * 4 + 127) & ~127u);
-}
+TI_DEV uint32_t ti_swap_xs_at(const ti_swap_ring &r, uint32_t smem, int i) { return smem + r.xs + (uint32_t)i * r.xs_bytes; }
 
 // The low word of ti_wgmma_desc: address / 16, and the leading offset that K-major operands do not use.
 TI_DEV uint64_t ti_swap_desc(uint32_t address, int k) {
@@ -106,7 +104,7 @@ TI_DEV float2 ti_swap_pair_scale(uint32_t xs, float sw) {
 // Waits until at most LEFT groups are open, sum += acc * (sw * xs), and gives the stage back.
 template <int MT, int LEFT, bool EARLY>
 TI_DEV void ti_swap_promote(const ti_swap_ring &r, const ti_swap_pos &p, uint32_t smem, float sw, float (&acc)[MT / 2], float (&sum)[MT / 2]) {
-  const uint32_t xs = ti_swap_xs_at<MT>(r, smem, p.i) + 8 * (threadIdx.x & 3);
+  const uint32_t xs = ti_swap_xs_at(r, smem, p.i) + 8 * (threadIdx.x & 3);
   float2 s[MT / 8];
   if (EARLY) {  // the scales before the wait, where registers allow
 #pragma unroll
@@ -150,11 +148,10 @@ TI_DEV float ti_swap_scale(ti_swap_scales *s, int kb) {
   return __shfl_sync(0xffffffffu, s->now, kb % 32);
 }
 
-// n_kb stages of a math warpgroup: sum = W x^T. AHEAD 1, up to 64 tokens: a stage's products run in the tensor core while the stage before is promoted;
-// more tokens leave no registers for that, only for the scales to be at hand when the products are.
+// n_kb stages of a math warpgroup: sum = W x^T. AHEAD 1: a stage's products run in the tensor core while the stage before is promoted.
 template <int MT, int AHEAD>
 TI_DEV void ti_swap_multiply(const ti_swap_ring &r, ti_swap_pos *at, uint32_t smem, uint32_t rows, ti_swap_scales sw, int n_kb, float (&sum)[MT / 2]) {
-  constexpr bool two = AHEAD && MT <= 64, early = AHEAD || MT <= 64;
+  constexpr bool two = AHEAD && MT <= 128, early = MT <= 64;
 #pragma unroll
   for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
   float acc[1 + two][MT / 2];

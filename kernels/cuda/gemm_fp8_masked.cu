@@ -6,6 +6,9 @@
 #include "kernels/cuda/fp8_swap.cuh"
 #include "kernels/cuda/tensor_map.h"
 
+// Tiles of more tokens than this consist of parts of so many.
+#define MASKED_PART 64
+
 typedef struct masked_params {
   void *out;
   const float *w_scale;
@@ -15,7 +18,7 @@ typedef struct masked_params {
   int n_expert, max_m, n, n_kb;
   int rows;         // of W, a tile
   int ldr;          // floats from token to token in the staging buffer
-  int stage, list;  // byte offsets behind the ring: staging [pass_of(MT)][ldr], the experts' counts and first tiles
+  int stage, list;  // byte offsets behind the ring: staging [MASKED_PART at most][ldr], the experts' counts and first tiles
   bool silu;
   ti_swap_ring ring;
 } masked_params;
@@ -47,48 +50,55 @@ TI_DEV void list_tiles(const masked_params &p, int32_t *count, int32_t *first) {
   if (lane == 0) first[p.n_expert] = carry;
 }
 
+// Tokens a tile: MT, or, in tiles of several parts of MASKED_PART, so many parts that an expert's tiles are alike.
 template <int MT>
 TI_DEV masked_tile tile_at(const masked_params &p, const int32_t *count, const int32_t *first, int t, int e) {
   while (t >= first[e + 1]) e++;
-  const int n_mb = (count[e] + MT - 1) / MT, i = t - first[e], m0 = i % n_mb * MT;
-  masked_tile tile = {e, i / n_mb * p.rows, m0, count[e] - m0};
-  if (tile.n_tok > MT) tile.n_tok = MT;
+  const int n_mb = (count[e] + MT - 1) / MT, i = t - first[e];
+  const int most = MT <= MASKED_PART ? MT : ((count[e] + n_mb - 1) / n_mb + MASKED_PART - 1) / MASKED_PART * MASKED_PART;
+  masked_tile tile = {e, i / n_mb * p.rows, i % n_mb * most, 0};
+  tile.n_tok = count[e] - tile.m0 < most ? count[e] - tile.m0 : most;
   return tile;
 }
 
-// All loads, by one warp: it runs ahead over the tiles as far as the ring reaches.
+// All loads, by one warp: it runs ahead over the tiles as far as the ring reaches. Parts of a tile that no token is in are left out.
 template <int MT>
 TI_DEV void load_all(uint32_t smem, const masked_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, const int32_t *count,
                      const int32_t *first) {
+  constexpr int part = MT < MASKED_PART ? MT : MASKED_PART;
   ti_swap_pos at = ti_swap_first(smem, p.ring);
   masked_tile tile = {};
   for (int t = (int)blockIdx.x, n_tile = first[p.n_expert]; t < n_tile; t += (int)gridDim.x) {
     tile = tile_at<MT>(p, count, first, t, tile.e);
-    const int w0 = tile.e * p.n + tile.n0, x0 = tile.e * p.max_m + tile.m0;
+    const int w0 = tile.e * p.n + tile.n0, x0 = tile.e * p.max_m + tile.m0, n_part = (tile.n_tok + part - 1) / part;
+    const uint32_t bytes = p.ring.x_offset + (uint32_t)(n_part * part) * (TI_SWAP_K + 4);
     const uint64_t l2 = count[tile.e] > MT ? TI_L2_NORMAL : TI_L2_EVICT_FIRST;
     for (int kb = 0; kb < p.n_kb; kb++) {
       ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
       if (ti_elect()) {
-        ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+        ti_swap_expect(at.bar, bytes);
         ti_swap_load(at.stage, w, at.bar, kb * TI_SWAP_K, w0, l2);
-        ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, kb * TI_SWAP_K, x0, TI_L2_EVICT_LAST);
-        ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, x0, kb, TI_L2_EVICT_LAST);
+        const uint32_t to = ti_swap_xs_at(p.ring, smem, at.i);
+#pragma unroll
+        for (int i = 0; i < MT / part; i++) {
+          if (i >= n_part) break;
+          ti_swap_load(at.stage + p.ring.x_offset + i * part * TI_SWAP_K, x, at.bar, kb * TI_SWAP_K, x0 + i * part, TI_L2_EVICT_LAST);
+          ti_swap_load(to + i * part * 4, xs, at.bar, x0 + i * part, kb, TI_L2_EVICT_LAST);
+        }
       }
       ti_swap_next(&at, p.ring, smem);
     }
   }
 }
 
-// So many tokens at a time go through the staging buffer.
-TI_DEV constexpr int pass_of(int mt) { return mt < 64 ? mt : 64; }
-
 // The sums of tokens t0 .. to the staging buffer, token by token.
 template <int MT>
 TI_DEV void stage_sums(float *buf, int ldr, const float (&sum)[MT / 2], int t0, int n_tok) {
+  constexpr int part = MT < MASKED_PART ? MT : MASKED_PART;
   buf += ti_swap_pair();
 #pragma unroll
   for (int j = 0; j < MT / 8; j++) {
-    if (j < t0 / 8 || j >= (t0 + pass_of(MT)) / 8) continue;
+    if (j < t0 / 8 || j >= (t0 + part) / 8) continue;
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
@@ -126,6 +136,30 @@ TI_DEV void write_silu(const masked_params &p, const float *buf, const masked_ti
   }
 }
 
+// One tile of up to MT tokens: its stages, then its sums, MASKED_PART tokens at a time, through the staging buffer and out.
+template <int MT, int AHEAD>
+TI_DEV void multiply_tile(float *buf, uint32_t base, const masked_params &p, const masked_tile &tile, int group, ti_swap_pos *at) {
+  constexpr int part = MT < MASKED_PART ? MT : MASKED_PART;
+  const float *ws = p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb;
+  float sum[MT / 2];
+  ti_swap_multiply<MT, AHEAD>(p.ring, at, base, (uint32_t)group * 64 * TI_SWAP_K, ti_swap_scales_at(ws, p.n_kb), p.n_kb, sum);
+#pragma unroll
+  for (int t0 = 0; t0 < MT; t0 += part) {
+    if (t0 >= tile.n_tok) break;
+    ti_bar_sync(1, 2 * p.rows);  // what was staged before has left
+    stage_sums<MT>(buf, p.ldr, sum, t0, tile.n_tok);
+    ti_bar_sync(1, 2 * p.rows);
+    masked_tile some = tile;
+    some.m0 += t0;
+    some.n_tok = tile.n_tok - t0 < part ? tile.n_tok - t0 : part;
+    if (p.silu) {
+      write_silu(p, buf, some);
+    } else {
+      write_plain(p, buf, some);
+    }
+  }
+}
+
 template <int MT, int AHEAD>
 TI_DEV void multiply_all(uint8_t *smem, uint32_t base, const masked_params &p, const int32_t *count, const int32_t *first) {
   const int group = (int)ti_swap_uniform(threadIdx.x / 128);
@@ -134,23 +168,12 @@ TI_DEV void multiply_all(uint8_t *smem, uint32_t base, const masked_params &p, c
   masked_tile tile = {};
   for (int t = (int)blockIdx.x, n_tile = first[p.n_expert]; t < n_tile; t += (int)gridDim.x) {
     tile = tile_at<MT>(p, count, first, t, tile.e);
-    const float *ws = p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb;
-    float sum[MT / 2];
-    ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, ti_swap_scales_at(ws, p.n_kb), p.n_kb, sum);
-#pragma unroll
-    for (int t0 = 0; t0 < MT; t0 += pass_of(MT)) {
-      if (t0 >= tile.n_tok) break;
-      ti_bar_sync(1, 2 * p.rows);  // what was staged before has left
-      stage_sums<MT>(buf, p.ldr, sum, t0, tile.n_tok);
-      ti_bar_sync(1, 2 * p.rows);
-      masked_tile part = tile;
-      part.m0 += t0;
-      part.n_tok = tile.n_tok - t0 < pass_of(MT) ? tile.n_tok - t0 : pass_of(MT);
-      if (p.silu) {
-        write_silu(p, buf, part);
-      } else {
-        write_plain(p, buf, part);
-      }
+    if (MT > MASKED_PART && tile.n_tok <= MASKED_PART) {
+      multiply_tile<MASKED_PART, 1>(buf, base, p, tile, group, &at);
+    } else if (MT > 2 * MASKED_PART && tile.n_tok <= 2 * MASKED_PART) {
+      multiply_tile<2 * MASKED_PART, 1>(buf, base, p, tile, group, &at);
+    } else {
+      multiply_tile<MT, AHEAD>(buf, base, p, tile, group, &at);
     }
   }
 }
@@ -201,7 +224,6 @@ static masked_kernel kernel_for(int tokens, int ahead) {
     case 16: return fp8_masked<16, 1>;
     case 32: return fp8_masked<32, 1>;
     case 64: return ahead ? fp8_masked<64, 1> : fp8_masked<64, 0>;
-    case 128: return fp8_masked<128, 1>;
     case 192: return fp8_masked<192, 0>;
     default: return NULL;
   }
@@ -209,17 +231,18 @@ static masked_kernel kernel_for(int tokens, int ahead) {
 
 extern "C" ti_fp8_masked_plan ti_cuda_fp8_masked_plan(int expected_m, int n, bool silu) {
   ti_fp8_masked_plan p;
-  p.tokens = expected_m <= 8 ? 8 : expected_m <= 16 ? 16 : expected_m <= 32 ? 32 : expected_m <= 64 || silu ? 64 : expected_m <= 128 ? 128 : 192;
+  p.tokens = expected_m <= 8 ? 8 : expected_m <= 16 ? 16 : expected_m <= 32 ? 32 : expected_m <= 64 || silu ? 64 : 192;
   p.rows = silu || (p.tokens == 64 && n % 256 == 0) ? 256 : 128;
   p.per_sm = p.rows == 256 || p.tokens > 64 ? 1 : 2;
-  p.ahead = p.tokens <= 32 || p.tokens == 128 || (p.tokens == 64 && p.rows <= 128 && p.per_sm == 1);
+  p.ahead = p.tokens <= 32 || (p.tokens == 64 && p.rows <= 128 && p.per_sm == 1);
   return p;
 }
 
 static ti_status maps(const ti_fp8_masked_args *a, const ti_fp8_masked_plan *plan, CUtensorMap *w, CUtensorMap *x, CUtensorMap *xs) {
   const int64_t slots = (int64_t)a->n_expert * a->max_m, k = a->k;
+  const int part = plan->tokens < MASKED_PART ? plan->tokens : MASKED_PART;
   const int64_t dim_w[2] = {k, (int64_t)a->n_expert * a->n}, dim_x[2] = {k, slots}, dim_s[2] = {slots, (k + TI_SWAP_K - 1) / TI_SWAP_K};
-  const int box_w[2] = {TI_SWAP_K, plan->rows}, box_x[2] = {TI_SWAP_K, plan->tokens}, box_s[2] = {plan->tokens, 1};
+  const int box_w[2] = {TI_SWAP_K, plan->rows}, box_x[2] = {TI_SWAP_K, part}, box_s[2] = {part, 1};
   ti_status s = ti_tensor_map_2d(w, TI_TMA_U8, a->w, dim_w, &k, box_w, TI_TMA_128B);
   if (s == TI_OK) s = ti_tensor_map_2d(x, TI_TMA_U8, a->x, dim_x, &k, box_x, TI_TMA_128B);
   if (s == TI_OK) s = ti_tensor_map_2d(xs, TI_TMA_F32, a->x_scale, dim_s, &slots, box_s, TI_TMA_PLAIN);
@@ -237,7 +260,7 @@ extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) 
   p.out = a->out, p.w_scale = a->w_scale, p.count = a->count, p.q = a->q, p.q_scale = a->q_scale;
   p.n_expert = a->n_expert, p.max_m = a->max_m, p.n = a->n, p.n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K;
   p.rows = plan.rows, p.ldr = plan.rows + 4, p.silu = a->silu;
-  const int stage = (plan.tokens < 64 ? plan.tokens : 64) * p.ldr * 4, list = (2 * a->n_expert + 1) * 4;
+  const int stage = (plan.tokens < MASKED_PART ? plan.tokens : MASKED_PART) * p.ldr * 4, list = (2 * a->n_expert + 1) * 4;
   const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - stage - list;
   int stages = 1;
   while (stages < TI_SWAP_STAGES && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;

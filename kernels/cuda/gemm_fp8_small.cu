@@ -43,10 +43,9 @@ TI_DEV void load_w(const small_params &p, const CUtensorMap *w, const ti_swap_po
     ti_swap_load(at.stage + (uint32_t)run * 64 * TI_SWAP_K, w, at.bar, kb * TI_SWAP_K, stacked_row(p, n0, run), TI_L2_EVICT_FIRST);
   }
 }
-template <int MT>
 TI_DEV void load_x(uint32_t smem, const small_params &p, const CUtensorMap *x, const CUtensorMap *xs, const ti_swap_pos &at, int kb, int m0) {
   ti_swap_load(at.stage + p.ring.x_offset, x, at.bar, kb * TI_SWAP_K, m0, TI_L2_EVICT_LAST);
-  ti_swap_load(ti_swap_xs_at<MT>(p.ring, smem, at.i), xs, at.bar, m0, kb, TI_L2_EVICT_LAST);
+  ti_swap_load(ti_swap_xs_at(p.ring, smem, at.i), xs, at.bar, m0, kb, TI_L2_EVICT_LAST);
 }
 
 // This block's sums of K for every token, in shared memory: the reduction buffer itself where the block is alone, else the ring, which is empty by now.
@@ -214,7 +213,7 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
       if (all) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
       if (ti_elect()) {
         if (all) ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
-        load_x<MT>(base, p, x, xs, at, b.kb0 + kb, b.m0);
+        load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
         if (all) load_w(p, w, at, b.kb0 + kb, b.n0);
       }
       ti_swap_next(&at, p.ring, base);
