@@ -22,7 +22,7 @@ typedef struct ti_gemm_fp8_args {  // out[m, n] = q[m, k] * w[n, k]^T
 ti_status ti_cuda_gemm_fp8(ti_dev *d, const ti_gemm_fp8_args *a);
 
 typedef struct ti_gemm_fp8_grouped_args {  // block e of the rows (ti_moe_sort_args, align 128): out = q * w[e]^T
-  void *out;                               // [capacity, n] bf16; rows of padding are left as they are
+  void *out;                               // [capacity, n] bf16; rows of padding are unspecified
   const uint8_t *q;                        // [capacity, k]
   const float *scale;                      // [ceil(k / 128), capacity rounded up to 4]
   const uint8_t *w;                        // [n_expert, n, k]

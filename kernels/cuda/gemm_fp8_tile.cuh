@@ -11,13 +11,20 @@
 //     WG 0, WG 1: a stage at a time, for each of its MT bands of 64 rows
 //        acc = 4 wgmma m64 BN k32;  wait;  sum += acc * (scale of the row * scale of the 128x128 block)
 //        while one warpgroup promotes, the other one's products keep the tensor cores busy
-//     end of a tile: bf16 through a box of shared memory of the warp's own, rows of 128 bytes out; the producer is already loading the next tile
+//     end of a tile: bf16 into boxes of shared memory, a warp its own, and out by TMA; the producer is already loading the next tile
 //
-// K beyond the end reads as zeros (TMA), so that a partial last block counts what there is; rows beyond the end are neither read nor written. The
-// order of every sum is K's, whatever m and the tile are.
+// K beyond the end reads as zeros (TMA), so that a partial last block counts what there is; rows beyond the end are not written. The order of every
+// sum is K's, whatever m and the tile are (but for KS > 1, where the blocks of a cluster share K).
+//
+// What bounds it (H200, lab_gemm_fp8; 256 x 128 tiles, m 4096): power. (4096, 7168) runs at 1,410 TFLOP/s with the tensor cores busy 84% of the
+// cycles at 1.59 GHz, (7168, 16384) at 1,477 with 88% at 1.54 GHz; cooler, the clock is 1.98 GHz. Of the cycles, a block of K takes 1,124 where the
+// products alone take 1,024: without the promotion it is 1,043 (its registers meet the tensor cores' at the register file's ports: to start the next
+// product first, or to let the warpgroups take turns by barriers, was slower, 4% and 7%), without TMA's writes still 1,124. A tile's end takes 2,500
+// cycles (1,500 of them the wait of 132 blocks that all store at once), a launch 2,300 to its first product. What the next 10% would take: fewer
+// joules a product. A in registers for two products of 128 columns (RS) was 12% slower, W shared by a pair instead of A the same; tiles of 192
+// columns win where 256 x 128 leaves SMs idle.
 #ifndef TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
 #define TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_priv.h"
@@ -29,9 +36,8 @@ typedef struct fp8_problem {
   const float *w_scale;       // [n_expert][ceil(n / 128), scale_ld]
   int64_t scale_ld, scale_e;  // elements from one row of it to the next, from one expert to the next
   const int32_t *count, *offset;
-  __nv_bfloat16 *out;  // [rows, n], row stride ldo
-  int64_t ldo;
   int m, n, k, n_expert;
+  int load_rows;  // of a tile: fewer than its BM where m is, since TMA is slow at rows that are not there (fp8_launch sets it)
 } fp8_problem;
 
 template <int MT_, int BN_, int STAGES_, int CL_, int KS_ = 1, bool GROUPED_ = false>
@@ -39,13 +45,14 @@ struct fp8_tile {
   static constexpr int MT = MT_, BN = BN_, STAGES = STAGES_, CL = CL_, KS = KS_, OUT = BN / KS;
   static constexpr bool GROUPED = GROUPED_;
   static constexpr int BM = 128 * MT, WG_ROWS = 64 * MT;
-  static constexpr int BOX = OUT % 64 == 0 ? 64 : 32;  // columns that a warp turns at a time on their way out
+  static constexpr int BOX = OUT % 64 == 0 ? 64 : OUT % 32 == 0 ? 32 : 16;  // columns of a box of the output: 128, 64 or 32 bytes, the swizzle
+  static constexpr int BOXES = MT * OUT / BOX;                              // a warp's
   static constexpr int A_BYTES = BM * 128, W_BYTES = BN * 128, S_BYTES = BM * 4, BOX_BYTES = 16 * BOX * 2;
   static constexpr int RASTER = BM == 256 ? 8 : 16;  // tiles along m that are in flight together: their W columns come out of L2
   static constexpr bool TWO = 128 % BN != 0;         // a tile's columns may lie in two blocks of the scales
-  // shared memory: A | W | a box a warp | scales of A | full, empty
-  static constexpr int AT_W = STAGES * A_BYTES, AT_BOX = AT_W + STAGES * W_BYTES, AT_S = AT_BOX + 8 * BOX_BYTES, AT_BAR = AT_S + STAGES * S_BYTES,
-                       BYTES = AT_BAR + STAGES * 16;
+  // shared memory: A | W | boxes of the output, a warp's together | scales of A | full, empty
+  static constexpr int AT_W = STAGES * A_BYTES, AT_BOX = AT_W + STAGES * W_BYTES, AT_S = AT_BOX + 8 * BOXES * BOX_BYTES,
+                       AT_BAR = AT_S + STAGES * S_BYTES, BYTES = AT_BAR + STAGES * 16;
   static_assert(CL * KS <= 8, "a portable cluster");
   static_assert(KS == 1 || BM * BN * 4 <= AT_BOX, "the parts of a split tile fit over the ring");
   static_assert(BYTES <= 227 * 1024, "shared memory");
@@ -121,16 +128,27 @@ struct fp8_loader {
   int ahead;  // stages whose weights are on their way already
 
   __device__ fp8_loader(char *smem_, const CUtensorMap &a_, const CUtensorMap &w_, const CUtensorMap &s_, const fp8_problem &p_)
-      : smem(smem_), full((uint64_t *)(smem_ + T::AT_BAR)), empty(full + T::STAGES), a(a_), w(w_), s(s_), p(p_), k(p_), walk(p_), ahead(0) {}
+      : smem(smem_),
+        full((uint64_t *)(smem_ + T::AT_BAR)),
+        empty(full + T::STAGES),
+        a(a_),
+        w(w_),
+        s(s_),
+        p(p_),
+        k(p_),
+        walk(p_),
+        more(false),
+        ahead(0) {}
 
   __device__ void load_w(int at, int kb) {
-    ti_mbar_expect(&full[at], T::A_BYTES + T::W_BYTES + T::S_BYTES);
+    ti_mbar_expect(&full[at], p.load_rows * (128 + 4) + T::W_BYTES);
     ti_tma_load_3d(smem + T::AT_W + at * T::W_BYTES, &w, &full[at], kb * 128, walk.n0, walk.expert);
   }
   // The first tile's first weights need neither the cluster's other blocks nor the kernel before this one.
   __device__ void begin() {
+    if (T::GROUPED) return;  // count and offset are the kernel before's
     more = walk.go(p, k.column);
-    if (!more || T::GROUPED) return;
+    if (!more) return;
     for (; ahead < T::STAGES && k.first + ahead < k.end; ahead++) load_w(ahead, k.first + ahead);
   }
   __device__ void run() {
@@ -146,7 +164,7 @@ struct fp8_loader {
         }
         char *to = smem + r.at * T::A_BYTES;
         if constexpr (T::CL > 1) {
-          const int share = k.column * (T::BM / T::CL);
+          const int share = k.column * (p.load_rows / T::CL);
           ti_tma_load_2d_multicast(to + share * 128, &a, &full[r.at], ((1 << T::CL) - 1) << k.part * T::CL, kb * 128, walk.m0 + share);
         } else {
           ti_tma_load_2d(to, &a, &full[r.at], kb * 128, walk.m0);
@@ -154,6 +172,7 @@ struct fp8_loader {
         ti_tma_load_2d(smem + T::AT_S + r.at * T::S_BYTES, &s, &full[r.at], walk.m0, kb);
       }
     }
+    for (int i = 0; i < T::STAGES; i++, r.step()) ti_mbar_wait(&empty[r.at], r.parity ^ 1);  // peers arrive here: stay until they have
   }
 };
 
@@ -171,34 +190,36 @@ __device__ __forceinline__ void fp8_promote(float (&sum)[BN / 2], const float (&
   }
 }
 
-// This warp's 16 rows of a tile's bands to memory as bf16, BOX columns at a time: stmatrix into the warp's own box (16-byte chunks swizzled), and out
-// in whole rows of it, 16 bytes a thread. No other warp is waited for, and nothing outside [row, end) x [n0, n) is touched.
+// This warp's 16 rows of each of a tile's bands to memory: bf16 by stmatrix into boxes of [16 rows][BOX columns] (swizzled in chunks of 8), which TMA
+// stores while the next tile is multiplied. No other warp is waited for.
 template <class T>
-__device__ __forceinline__ void fp8_store(char *box, const float (&sum)[T::MT][T::OUT / 2], const fp8_problem &p, int row, int end, int n0) {
-  constexpr int CHUNKS = T::BOX / 8, ROWS = 32 / CHUNKS;  // of a row; rows that the warp writes at a time
-  const int lane = threadIdx.x % 32, r = lane % 16, high = lane / 16, c = lane % CHUNKS;
-  const auto place = [](int row_, int chunk) { return row_ * (2 * T::BOX) + (chunk ^ (CHUNKS == 8 ? row_ & 7 : row_ >> 1 & 3)) * 16; };
+__device__ __forceinline__ void fp8_store(char *boxes, const float (&sum)[T::MT][T::OUT / 2], const CUtensorMap &out, int row, int end, int n0) {
+  const int lane = threadIdx.x % 32, r = lane % 16, high = lane / 16;  // stmatrix: this thread's row of the box, and which of two chunks of 8 columns
+  if (lane == 0) ti_tma_store_wait_read<0>();
+  __syncwarp();
 #pragma unroll
-  for (int i = 0; i < T::MT; i++) {
+  for (int i = 0; i < T::BOXES; i++) {
+    const float *band = sum[i / (T::OUT / T::BOX)] + i % (T::OUT / T::BOX) * (T::BOX / 2);
 #pragma unroll
-    for (int b = 0; b < T::OUT / T::BOX; b++) {
-      __syncwarp();
-#pragma unroll
-      for (int j = 0; j < T::BOX / 16; j++) {
-        const float *d = &sum[i][b * (T::BOX / 2) + j * 8];
-        ti_stmatrix_x4(box + place(r, 2 * j + high), ti_pack_bf16(d[0], d[1]), ti_pack_bf16(d[2], d[3]), ti_pack_bf16(d[4], d[5]),
-                       ti_pack_bf16(d[6], d[7]));
-      }
-      __syncwarp();
-      const int column = n0 + b * T::BOX + c * 8;
-#pragma unroll
-      for (int j = 0; j < 16 / ROWS; j++) {
-        const int in_box = j * ROWS + lane / CHUNKS, at = row + 64 * i + in_box;
-        const uint4 v = *(const uint4 *)(box + place(in_box, c));
-        if (at < end && column < p.n) *(uint4 *)(p.out + at * p.ldo + column) = v;
-      }
+    for (int c = 0; c < T::BOX / 16; c++) {
+      const int chunk = 2 * c + high;
+      const int swizzled = T::BOX == 64 ? chunk ^ (r & 7) : T::BOX == 32 ? chunk ^ (r >> 1 & 3) : chunk ^ (r >> 2 & 1);
+      const float *d = band + c * 8;
+      ti_stmatrix_x4(boxes + i * T::BOX_BYTES + r * (2 * T::BOX) + swizzled * 16, ti_pack_bf16(d[0], d[1]), ti_pack_bf16(d[2], d[3]),
+                     ti_pack_bf16(d[4], d[5]), ti_pack_bf16(d[6], d[7]));
     }
   }
+  ti_fence_proxy_async();
+  __syncwarp();
+  if (lane == 0) {
+#pragma unroll
+    for (int i = 0; i < T::BOXES; i++) {
+      const int at = row + i / (T::OUT / T::BOX) * 64;
+      if (at < end) ti_tma_store_2d(&out, boxes + i * T::BOX_BYTES, n0 + i % (T::OUT / T::BOX) * T::BOX, at);
+    }
+    ti_tma_store_commit();
+  }
+  __syncwarp();
 }
 
 // The parts of a tile whose K was split over the cluster: block b of it sums columns [b OUT, (b + 1) OUT), part 0 first. Parts travel over the ring:
@@ -208,7 +229,8 @@ __device__ __forceinline__ void fp8_reduce(char *smem, const float (&sum)[T::MT]
                                            int which) {
   constexpr int Q = T::OUT / 8;  // float4 of a band
   const uint32_t mine = ti_smem(smem) + (which * T::MT * Q * 256 + threadIdx.x) * 16;
-  ti_cluster_sync();
+  ti_cluster_arrive_relaxed();
+  ti_cluster_wait();
 #pragma unroll
   for (int b = 0; b < T::KS; b++) {
     const uint32_t to = ti_mapa(mine, b * T::CL + column);
@@ -239,7 +261,7 @@ struct fp8_const {
 };
 
 template <class T>
-__device__ __forceinline__ void fp8_consume(char *smem, const fp8_problem &p, int wg) {
+__device__ __forceinline__ void fp8_consume(char *smem, const CUtensorMap &out, const fp8_problem &p, int wg) {
   uint64_t *full = (uint64_t *)(smem + T::AT_BAR), *empty = full + T::STAGES;
   const int lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0), warp_row = wg * T::WG_ROWS + warp % 4 * 16;
   const int last_k = (p.k - 1) / 128, last_n = (p.n - 1) / 128;
@@ -277,40 +299,46 @@ __device__ __forceinline__ void fp8_consume(char *smem, const fp8_problem &p, in
       if (more) scales_of(walk);
       continue;
     }
-    float w0 = 0, w1 = 0, sum[T::MT][T::BN / 2], acc[T::BN / 2];
+    float w0 = 0, w1 = 0, sum[T::MT][T::BN / 2];
 #pragma unroll
     for (int i = 0; i < T::MT; i++) {
 #pragma unroll
       for (int j = 0; j < T::BN / 2; j++) sum[i][j] = 0;
     }
+    // The scales of the columns for block kb of K, by one lane's word.
+    const auto column_scales = [&](int kb, float &s0, float &s1) {
+      const int i32 = (kb - k.first) % 32;
+      if (i32 == 0) {
+        const int at = min(kb + 32 + lane, last_k);
+        w0 = next0, w1 = next1;
+        next0 = __ldg(ws0 + at);
+        if (T::TWO) next1 = __ldg(ws1 + at);
+      }
+      s0 = __shfl_sync(~0u, w0, i32);
+      if (T::TWO) s1 = __shfl_sync(~0u, w1, i32);
+    };
+    const auto start = [&](float(&acc)[T::BN / 2], int at, int band) {
+      const uint64_t a = a_desc + at * (T::A_BYTES / 16) + band * (64 * 128 / 16), w = w_desc + at * (T::W_BYTES / 16);
+      ti_wgmma_fence();
+#pragma unroll
+      for (int j = 0; j < 4; j++) ti_wgmma_e4m3<T::BN>(acc, a + 2 * j, w + 2 * j, j > 0);
+      ti_wgmma_commit();
+    };
+    const auto row_scales = [&](int at) { return (const float *)(smem + T::AT_S + at * T::S_BYTES) + warp_row + lane / 4; };
     const auto multiply = [&](auto split) {
+      float acc[T::BN / 2], s0, s1 = 0;
       for (int kb = k.first; kb < k.end; kb++, r.step()) {
-        const int i32 = (kb - k.first) % 32;
-        if (i32 == 0) {
-          const int at = min(kb + 32 + lane, last_k);
-          w0 = next0, w1 = next1;
-          next0 = __ldg(ws0 + at);
-          if (T::TWO) next1 = __ldg(ws1 + at);
-        }
-        const float sw0 = __shfl_sync(~0u, w0, i32), sw1 = T::TWO ? __shfl_sync(~0u, w1, i32) : 0;
-        const float *sa = (const float *)(smem + T::AT_S + r.at * T::S_BYTES) + warp_row + lane / 4;
-        const uint64_t a = a_desc + r.at * (T::A_BYTES / 16), w = w_desc + r.at * (T::W_BYTES / 16);
+        column_scales(kb, s0, s1);
+        const float *sa = row_scales(r.at);
         ti_mbar_wait(&full[r.at], r.parity);
 #pragma unroll
         for (int i = 0; i < T::MT; i++) {
-          const float sa0 = sa[i * 64], sa1 = sa[i * 64 + 8];
-          ti_wgmma_hold(acc);
-          ti_wgmma_fence();
-#pragma unroll
-          for (int j = 0; j < 4; j++) {
-            ti_wgmma_e4m3<T::BN>(acc, a + i * (64 * 128 / 16) + 2 * j, w + 2 * j, j > 0);
-          }
-          ti_wgmma_commit();
-          ti_wgmma_hold(acc);
+          const float a0 = sa[i * 64], a1 = sa[i * 64 + 8];
+          start(acc, r.at, i);
           ti_wgmma_wait<0>();
           ti_wgmma_hold(acc);
           if (i == T::MT - 1) release(r.at);
-          fp8_promote<T::BN, decltype(split)::value>(sum[i], acc, sa0, sa1, sw0, sw1);
+          fp8_promote<T::BN, decltype(split)::value>(sum[i], acc, a0, a1, s0, s1);
         }
       }
     };
@@ -321,20 +349,22 @@ __device__ __forceinline__ void fp8_consume(char *smem, const fp8_problem &p, in
     }
     more = walk.go(p, k.column);
     if (more) scales_of(walk);
-    char *box = smem + T::AT_BOX + warp * T::BOX_BYTES;
+    char *boxes = smem + T::AT_BOX + warp * T::BOXES * T::BOX_BYTES;
     if constexpr (T::KS > 1) {
       float part[T::MT][T::OUT / 2];
       fp8_reduce<T>(smem, sum, part, k.column, k.part);
-      fp8_store<T>(box, part, p, m0 + warp_row, end, n0 + k.part * T::OUT);
+      fp8_store<T>(boxes, part, out, m0 + warp_row, end, n0 + k.part * T::OUT);
     } else {
-      fp8_store<T>(box, sum, p, m0 + warp_row, end, n0);
+      fp8_store<T>(boxes, sum, out, m0 + warp_row, end, n0);
     }
   }
+  if (lane == 0) ti_tma_store_wait<0>();
 }
 
 template <class T>
-__global__ void __launch_bounds__(384, 1) fp8_tile_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap w,
-                                                          const __grid_constant__ CUtensorMap s, const __grid_constant__ fp8_problem p) {
+__global__ void __launch_bounds__(384, 1)
+    fp8_tile_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap s,
+                    const __grid_constant__ CUtensorMap out, const __grid_constant__ fp8_problem p) {
   extern __shared__ __align__(1024) char smem[];
   const int wg = __shfl_sync(~0u, threadIdx.x / 128, 0);
   fp8_loader<T> loader(smem, a, w, s, p);
@@ -349,7 +379,8 @@ __global__ void __launch_bounds__(384, 1) fp8_tile_kernel(const __grid_constant_
   }
   __syncwarp();
   if constexpr (T::CL * T::KS > 1) {
-    ti_cluster_sync();
+    ti_cluster_arrive_relaxed();
+    ti_cluster_wait();
   } else {
     __syncthreads();
   }
@@ -363,28 +394,32 @@ __global__ void __launch_bounds__(384, 1) fp8_tile_kernel(const __grid_constant_
     }
     if constexpr (T::KS > 1) {  // the two barriers of fp8_reduce
       __syncwarp();
-      ti_cluster_sync();
+      ti_cluster_arrive_relaxed();
+      ti_cluster_wait();
       ti_cluster_sync();
     }
   } else {
     ti_reg_alloc<232>();
-    fp8_consume<T>(smem, p, wg);
+    fp8_consume<T>(smem, out, p, wg);
   }
-  __syncwarp();
-  if constexpr (T::CL > 1 && T::KS == 1) ti_cluster_sync();  // a peer may still arrive at this block's barriers
 }
 
 // Host: the tensor maps and the launch, on one block an SM or fewer. rows: of a, out and a_scale [ceil(k / 128), rows rounded up to 4].
 template <class T>
-ti_status fp8_launch(ti_dev *d, const char *op, const fp8_problem &p, const void *q, const float *scale, const void *w, int rows) {
-  CUtensorMap map_a, map_w, map_s;
+ti_status fp8_launch(ti_dev *d, const char *op, const fp8_problem &problem, void *out, int64_t ldo, const void *q, const float *scale, const void *w,
+                     int rows) {
+  CUtensorMap map_a, map_w, map_s, map_out;
+  fp8_problem p = problem;
+  p.load_rows = rows < T::BM ? (rows + 8 * T::CL - 1) / (8 * T::CL) * (8 * T::CL) : T::BM;
   const int n_k = (p.k + 127) / 128, n_expert = T::GROUPED ? p.n_expert : 1;
-  const int64_t a_dim[] = {p.k, rows}, w_dim[] = {p.k, p.n, n_expert}, s_dim[] = {rows, n_k};
-  const int64_t a_ld[] = {p.k}, w_ld[] = {p.k, (int64_t)p.n * p.k}, s_ld[] = {(rows + 3) / 4 * 4};
-  const int a_box[] = {128, T::BM / T::CL}, w_box[] = {128, T::BN, 1}, s_box[] = {T::BM, 1};
+  const int64_t a_dim[] = {p.k, rows}, w_dim[] = {p.k, p.n, n_expert}, s_dim[] = {rows, n_k}, out_dim[] = {p.n, rows};
+  const int64_t a_ld[] = {p.k}, w_ld[] = {p.k, (int64_t)p.n * p.k}, s_ld[] = {(rows + 3) / 4 * 4}, out_ld[] = {ldo};
+  const int a_box[] = {128, p.load_rows / T::CL}, w_box[] = {128, T::BN, 1}, s_box[] = {p.load_rows, 1}, out_box[] = {T::BOX, 16};
+  const ti_tma_swizzle swizzle = T::BOX == 64 ? TI_TMA_128B : T::BOX == 32 ? TI_TMA_64B : TI_TMA_32B;
   if (ti_tensor_map_2d(&map_a, TI_TMA_U8, q, a_dim, a_ld, a_box, TI_TMA_128B) != TI_OK ||
       ti_tensor_map_3d(&map_w, TI_TMA_U8, w, w_dim, w_ld, w_box, TI_TMA_128B) != TI_OK ||
-      ti_tensor_map_2d(&map_s, TI_TMA_F32, scale, s_dim, s_ld, s_box, TI_TMA_PLAIN) != TI_OK) {
+      ti_tensor_map_2d(&map_s, TI_TMA_F32, scale, s_dim, s_ld, s_box, TI_TMA_PLAIN) != TI_OK ||
+      ti_tensor_map_2d(&map_out, TI_TMA_BF16, out, out_dim, out_ld, out_box, swizzle) != TI_OK) {
     return TI_ERR_ARG;
   }
   static uint64_t ready;  // devices on which the kernel may use its shared memory
@@ -407,7 +442,7 @@ ti_status fp8_launch(ti_dev *d, const char *op, const fp8_problem &p, const void
   c.stream = d->stream;
   c.attrs = attr;
   c.numAttrs = d->pdl ? 2 : 1;
-  cudaLaunchKernelEx(&c, fp8_tile_kernel<T>, map_a, map_w, map_s, p);
+  cudaLaunchKernelEx(&c, fp8_tile_kernel<T>, map_a, map_w, map_s, map_out, p);
   return ti_cuda_check(d, op);
 }
 #endif
