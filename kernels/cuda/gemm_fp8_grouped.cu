@@ -1,6 +1,9 @@
-// FP8 products of rows sorted by expert (prefill of a mixture of experts): the tile kernel with a walk over the experts' tiles. Counts and offsets
-// stay on the device: every block reads them and finds its own tiles, so that nobody waits for the host, and an expert without rows is one
-// comparison.
+// FP8 products of rows sorted by expert (prefill of a mixture of experts): the tile kernel (gemm_fp8_tile.cuh) with a walk over the experts' tiles.
+// Counts and offsets stay on the device: every block reads them and finds its own tiles, so that nobody waits for the host, and an expert without
+// rows is one comparison. A warpgroup whose 64 or 128 rows are all padding multiplies nothing, 16 rows of padding are not stored.
+//
+// H200, lab_gemm_fp8 grouped: 8 x 4096 rows (4096, 7168) 1,370 TFLOP/s, (7168, 2048) 1,204 to 1,277 by how warm the chip is: power, as the dense
+// product. 64 experts of 252 rows in the mean: 880, half of it lost on the rows that fill up tiles of 128.
 #include "kernels/cuda/gemm_fp8.h"
 #include "kernels/cuda/gemm_fp8_tile.cuh"
 

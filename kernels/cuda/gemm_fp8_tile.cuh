@@ -16,13 +16,13 @@
 // K beyond the end reads as zeros (TMA), so that a partial last block counts what there is; rows beyond the end are not written. The order of every
 // sum is K's, whatever m and the tile are (but for KS > 1, where the blocks of a cluster share K).
 //
-// What bounds it (H200, lab_gemm_fp8; 256 x 128 tiles, m 4096): power. (4096, 7168) runs at 1,410 TFLOP/s with the tensor cores busy 84% of the
-// cycles at 1.59 GHz, (7168, 16384) at 1,477 with 88% at 1.54 GHz; cooler, the clock is 1.98 GHz. Of the cycles, a block of K takes 1,124 where the
-// products alone take 1,024: without the promotion it is 1,043 (its registers meet the tensor cores' at the register file's ports: to start the next
-// product first, or to let the warpgroups take turns by barriers, was slower, 4% and 7%), without TMA's writes still 1,124. A tile's end takes 2,500
-// cycles (1,500 of them the wait of 132 blocks that all store at once), a launch 2,300 to its first product. What the next 10% would take: fewer
-// joules a product. A in registers for two products of 128 columns (RS) was 12% slower, W shared by a pair instead of A the same; tiles of 192
-// columns win where 256 x 128 leaves SMs idle.
+// What bounds it (H200, m 4096, 256 x 128 tiles): power. (4096, 7168) reaches 1,410 TFLOP/s with the tensor cores busy for 84% of the cycles at 1.59
+// GHz, (7168, 16384) 1,477 with 88% at 1.54 GHz; both fall by a few percent as the chip warms (the clock could be 1.98 GHz). A block of K takes 1,124
+// cycles where its products alone take 1,024: without the promotion it is 1,043, without TMA's loads 1,126. So the promotion does not hide
+// completely, and neither way around it helped: the next product begun before this one is promoted was 4 to 8% slower, warpgroups that take turns by
+// barriers 4%. A tile's end costs 2,450 cycles, a launch 2,300 to its first product. A in registers (RS) for two products of 128 columns was 9 to 20%
+// slower than A in shared memory; sharing A within a pair is worth 1 to 2%. The next 10% would need fewer joules a product, or the promotion in fewer
+// register reads.
 #ifndef TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
 #define TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
 #include <cuda_runtime.h>
