@@ -1,7 +1,7 @@
 // Paged GQA attention: against an fp64 oracle over shapes, pages, windows and trees, with everything that may not be read poisoned; whether a row's
 // bits depend on anything but the row; then time, for decode beside the bytes of K and V, for prefill beside the products that causality leaves.
 //
-//   lab_attention [--quick] [--json FILE] [check | time]
+//   lab_attention [--quick] [--json FILE] [check | time | prefill]
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <math.h>
@@ -397,6 +397,10 @@ static void times(lab *l) {
   time_of(l, &s, false);
   s = base(1, 2048, 8, 32, 8, 128, 64);
   time_of(l, &s, true);
+}
+
+static void prefill_times(lab *l) {
+  shape s;
   lab_head("prefill, causal");
   static const int p[][6] = {{1, 0, 4096, 32, 8, 128}, {1, 0, 16384, 16, 16, 128}, {8, 0, 2048, 32, 4, 64},
                              {8, 0, 2048, 32, 8, 128}, {1, 0, 512, 32, 8, 128},    {1, 7680, 512, 32, 8, 128}};
@@ -412,7 +416,8 @@ int main(int argc, char **argv) {
   lab_open(&l, "lab_attention", &argc, argv);
   l.dev.pdl = true;
   const char *what = argc > 1 ? argv[1] : "";
-  if (strcmp(what, "time") != 0) checks(&l);
-  if (strcmp(what, "check") != 0) times(&l);
+  if (!*what || strcmp(what, "check") == 0) checks(&l);
+  if (strcmp(what, "check") != 0 && strcmp(what, "prefill") != 0) times(&l);
+  if (strcmp(what, "check") != 0) prefill_times(&l);
   return lab_close(&l);
 }

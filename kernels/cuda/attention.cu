@@ -42,26 +42,12 @@ enum { DECODE_PACKED = 64 };  // packed rows (rows x group) up to which a run is
 
 static bool fast_dim(int dim) { return dim == 64 || dim == 80 || dim == 96 || dim == 128 || dim == 256; }
 
-// Splits a batch that is too small for the device: block_chunks and scratch; returns blocks a sequence.
-static int split(const ti_dev *d, attn *a, const ti_attention_args *x, int tiles) {
+// How many places a row may attend, counted from the start of its first chunk.
+static int64_t most_places(const ti_attention_args *x, int rows) {
   const ti_batch *b = x->batch;
-  int64_t len = b->max_kv_len > 0 ? b->max_kv_len : (int64_t)b->table_stride * x->layout->page_tokens;
-  if (a->window > 0 && (int64_t)a->window + a->short_rows < len)
-    len = (int64_t)a->window + a->short_rows + CHUNK;  // a window may start inside a chunk
-  const int chunks = ti_ceil_div(len, CHUNK), dim = x->layout->head_dim;
-  const int64_t blocks = (int64_t)tiles * a->n_kv_head, room = 2 * d->n_sm;
-  a->block_chunks = chunks > 0 ? chunks : 1;
-  if (chunks <= 1 || 2 * blocks > 3 * d->n_sm) return 1;
-  int n_z = (int)((2 * room + blocks - 1) / blocks);
-  const size_t heads = (size_t)a->n_seq * (size_t)a->short_rows * (size_t)a->n_head;
-  const size_t o_bytes = heads * (size_t)chunks * (size_t)dim * sizeof(float), ml_bytes = heads * (size_t)chunks * sizeof(float2);
-  if (o_bytes + ml_bytes > d->scratch_bytes) return 1;
-  if (n_z > chunks) n_z = chunks;
-  a->block_chunks = ti_ceil_div(chunks, n_z);
-  a->n_slot = chunks;
-  a->part_o = (float *)d->scratch;
-  a->part_ml = (float2 *)((uint8_t *)d->scratch + o_bytes);
-  return ti_ceil_div(chunks, a->block_chunks);
+  const int64_t len = b->max_kv_len > 0 ? b->max_kv_len : (int64_t)b->table_stride * x->layout->page_tokens;
+  const int64_t in_window = (int64_t)x->window + rows + CHUNK;
+  return x->window > 0 && in_window < len ? in_window : len;
 }
 
 extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
@@ -78,9 +64,7 @@ extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
   ti_status st = TI_OK;
   a.short_rows = most < limit ? most : limit;
   if (most <= limit || a.n_seq > 1) {
-    attn b = a;
-    const int n_z = split(d, &b, x, b.n_seq * ti_ceil_div((int64_t)b.short_rows * b.group, 16));
-    st = attn_decode(d, &b, &map, l->dtype, l->head_dim, n_z);
+    st = attn_decode(d, &a, &map, l->dtype, l->head_dim, most_places(x, a.short_rows));
   }
   if (st == TI_OK && most > limit) st = attn_prefill(d, &a, &map, l->head_dim);
   return st;

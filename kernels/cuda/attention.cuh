@@ -37,6 +37,7 @@ struct attn {
   const uint8_t *kv;
   size_t page_bytes, layer_offset, k_scale_offset, v_scale_offset;  // E4M3's scales
   int block_chunks;                                                 // chunks a block walks
+  int cluster;                                                      // nonzero: the blocks that share a sequence are a cluster
   int n_slot;                                                       // chunks a row may have in scratch; 0: blocks write out themselves
   float *part_o;                                                    // [n_seq, short_rows, n_head, n_slot, dim]
   float2 *part_ml;                                                  // [n_seq, short_rows, n_head, n_slot] M, L
@@ -78,15 +79,14 @@ static __device__ __forceinline__ void tile_of(const attn &a, int seq, int first
 }
 
 // The warp that fetches: K and V of spans s0 .. s1 into the ring, each 64 numbers of the head a box of a page's tokens, pages of which no row attends
-// anything left out. A stage is [HALVES][128 places][128 bytes], swizzled; SCALES: where in a stage E4M3's scales go (0: none); BOX: numbers a box.
+// anything left out. A stage is [HALVES][128 places][128 bytes], swizzled; stage and phase (0 and 1 at
+// first) go on from call to call; SCALES: where in a stage E4M3's scales go (0: none); BOX: numbers a box.
 template <int HALVES, int SCALES, int BOX>
 static __device__ __forceinline__ void attn_fetch(const attn &a, const CUtensorMap *map, const attn_tile &t, int head, int s0, int s1, uint8_t *ring,
-                                                  int n_stage, uint64_t *full, uint64_t *empty) {
+                                                  int n_stage, uint64_t *full, uint64_t *empty, int &stage, uint32_t &phase) {
   const int lane = threadIdx.x % 32, page_tokens = 1 << a.page_shift, box = min(page_tokens, (int)SPAN), boxes = SPAN / box;
   const int32_t *table = a.table + (int64_t)t.seq * a.table_stride;
   const int v_row = a.n_kv_head << a.page_shift;
-  int stage = 0;
-  uint32_t phase = 1;
   for (int s = s0; s <= s1; s++) {
     const int place = s * SPAN + lane * box;
     const bool mine = lane < boxes && place + box > t.lo && place <= t.hi;
@@ -149,7 +149,9 @@ static __device__ __forceinline__ float quad_sum(float v) {
 static __device__ __forceinline__ float inverse(float l) { return l > 0.0f ? __frcp_rn(l) : 0.0f; }
 
 // The forms (host). map: K and V as [pages * n_layer][2 * n_kv_head * page_tokens][head_dim].
-ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int n_z);
+ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int64_t max_places);
+enum { ATTN_MAX_SLOTS = 1000 };  // chunks a row, for attn_combine: 512,000 places
+ti_status attn_combine(ti_dev *d, const attn *a, int dim);
 ti_status attn_prefill(ti_dev *d, const attn *a, const CUtensorMap *map, int dim);
 
 // Lets a kernel have more than 48 KB of dynamic shared memory, once a device. *allowed: a bit a device, zero at first.

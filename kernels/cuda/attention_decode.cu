@@ -1,4 +1,16 @@
-// Decode: runs of few rows over paged KV (one row a sequence; the rows of a draft). Bound by memory: K and V are read once.
+// Decode: runs of few rows over paged KV (one row a sequence; a draft's rows). Bound by memory: K and V are read once for all q heads of a kv head.
+//
+//   tile: 16 packed rows (row x q head of one kv head), one run            ring of stages, 128 places of K or of V each
+//
+//        places of a span                         numbers of the head      fetch warp --TMA, a box a page--> | K0 | V0 | K1 | V1 | K2 | ..
+//        0     32    64    96   127               0           dim-1                                             full / empty barriers
+//       +-----+-----+-----+-----+   max, p        +---+---+---+---+
+//    16 | w0  | w1  | w2  | w3  |  ----------> 16 |w0 |w1 |w2 |w3 |        scores: a warp has 32 places; values: a warp has a quarter of the head.
+//       +-----+-----+-----+-----+  (bf16, shared) +---+---+---+---+        Two block barriers a span (maxima; p); sums stay in registers.
+//
+// Blocks: (run's tile, kv head, part of the sequence). Where there are fewer tiles than the device has room for, blocks share a sequence, chunks of
+// 512 places each: up to 8 blocks are a cluster and fold through distributed shared memory; more leave their chunks in scratch for
+// attention_combine.cu. Blocks beyond a sequence's length end at once, so a launch made for max_kv_len serves any length.
 #include "kernels/cuda/attention.cuh"
 
 enum { ROWS = 16, WARPS = 4, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8 };
@@ -217,6 +229,39 @@ struct kv_e4m3 {
   static __device__ __forceinline__ float2 two(const float (&o)[2][4], int n, int r) { return make_float2(o[0][2 * r + n], o[1][2 * r + n]); }
 };
 
+// ---- the blocks of a cluster, done with their chunks ----
+
+static __device__ __forceinline__ float2 peer_float2(const void *mine, uint32_t rank) {
+  float2 v;
+  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(ti_mapa(ti_smem(mine), rank)) : "memory");
+  return v;
+}
+
+// Folds the chunks that stand in the blocks' shared memories, in order: each block some pairs of numbers, a thread one.
+template <int DIM>
+static __device__ __forceinline__ void fold_cluster(const attn &a, const attn_tile &t, int head, int run0, int run1, const float *part,
+                                                    const float2 *ml) {
+  const int blocks = (run1 - run0) / a.block_chunks + 1, rows = min(ROWS, t.n - t.first);
+  for (int i = (int)blockIdx.z * MATH + threadIdx.x; i < rows * (DIM / 2); i += blocks * MATH) {
+    const int r = i / (DIM / 2), x = i % (DIM / 2) * 2, packed = t.first + r, row = t.row0 + packed / a.group;
+    const row_span rs = row_limits(a, t.seq, row);
+    float m = -CUDART_INF_F, l = 0.0f;
+    float2 o = make_float2(0.0f, 0.0f);
+#pragma unroll 4
+    for (int c = rs.lo / CHUNK; c <= (rs.hi < rs.lo ? -1 : rs.hi / CHUNK); c++) {
+      const int rank = (c - run0) / a.block_chunks, at = ((c - run0) % a.block_chunks) * ROWS + r;
+      const float2 v = peer_float2(part + at * DIM + x, rank), u = peer_float2(ml + at, rank);
+      const fold_factors f = fold_of(m, u.x);
+      m = f.max;
+      l = fold(l, u.y, f);
+      o.x = fold(o.x, v.x, f);
+      o.y = fold(o.y, v.y, f);
+    }
+    const float inv = inverse(l);
+    *(uint32_t *)(a.out + (int64_t)row * a.ldo + (int64_t)(head * a.group + packed % a.group) * DIM + x) = ti_pack_bf16(o.x * inv, o.y * inv);
+  }
+}
+
 // ---- the kernel ----
 
 template <typename KV, int DIM>
@@ -243,11 +288,18 @@ static __global__ void __launch_bounds__(THREADS)
   int run0, run1;
   run_chunks(a, t.seq, t.row0, t.n / a.group, &run0, &run1);
   const int c0 = run0 + blockIdx.z * a.block_chunks, c1 = min(c0 + a.block_chunks, run1 + 1) - 1;
-  const bool whole = a.n_slot == 0 || run0 == run1;
+  const bool whole = gridDim.z == 1 || run0 == run1;
   if (whole ? blockIdx.z > 0 : c0 > c1) return;
+  const bool cluster = a.cluster && !whole;
+  float *const my_part = (float *)(sh + 1);                                 // [block_chunks][ROWS][DIM], of a cluster's block
+  float2 *const my_ml = (float2 *)(my_part + a.block_chunks * ROWS * DIM);  // [block_chunks][ROWS]
   const int s0 = max(t.lo / SPAN, c0 * CHUNK_SPANS), s1 = t.hi < t.lo ? s0 - 1 : min(t.hi / SPAN, c1 * CHUNK_SPANS + CHUNK_SPANS - 1);
   if (warp == WARPS) {
-    attn_fetch<KV::HALVES, KV::SCALES, KV::BOX>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty);
+    int stage = 0;
+    uint32_t phase = 1;
+    attn_fetch<KV::HALVES, KV::SCALES, KV::BOX>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty, stage, phase);
+    __syncwarp();
+    if (cluster) ti_cluster_sync(), ti_cluster_sync();
     return;
   }
 
@@ -355,7 +407,6 @@ static __global__ void __launch_bounds__(THREADS)
     if (++stage == n_stage) stage = 0, phase ^= 1;
 
     const bool last = s == s1 || s % CHUNK_SPANS == CHUNK_SPANS - 1;
-    const int slot = s / CHUNK_SPANS - run0;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       const float4 v = *(const float4 *)sh->sum[g + 8 * r][q4];
@@ -372,14 +423,16 @@ static __global__ void __launch_bounds__(THREADS)
         row_l[r] = fold(row_l[r], l, w);
         fold_all(row_o, chunk_o, r, w);
       } else if (out_at[r] >= 0) {
-        const int64_t at = ((int64_t)(t.seq * a.short_rows - t.row0) * a.n_head + out_at[r]) * a.n_slot + slot;
-        if (warp == 0 && q4 == 0) a.part_ml[at] = make_float2(chunk_m[r], l);
+        const int64_t at = ((int64_t)(t.seq * a.short_rows - t.row0) * a.n_head + out_at[r]) * a.n_slot + s / CHUNK_SPANS - run0;
+        const int mine = (s / CHUNK_SPANS - c0) * ROWS + g + 8 * r;
+        float *part = cluster ? my_part + mine * DIM : a.part_o + at * DIM;
+        if (warp == 0 && q4 == 0) *(cluster ? my_ml + mine : a.part_ml + at) = make_float2(chunk_m[r], l);
 #pragma unroll
         for (int i = 0; i < MINE; i++) {
           const int pair = warp + WARPS * i;
           if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
 #pragma unroll
-          for (int n = 0; n < 2; n++) *(float2 *)(a.part_o + at * DIM + 16 * pair + KV::column(n, q4)) = KV::two(chunk_o[i], n, r);
+          for (int n = 0; n < 2; n++) *(float2 *)(part + 16 * pair + KV::column(n, q4)) = KV::two(chunk_o[i], n, r);
         }
       }
       chunk_m[r] = -CUDART_INF_F, chunk_l[r] = 0.0f;
@@ -389,6 +442,11 @@ static __global__ void __launch_bounds__(THREADS)
         for (int e = 0; e < 4; e++) chunk_o[i][e / 2][2 * r + e % 2] = 0.0f;
       }
     }
+  }
+  if (cluster) {
+    ti_cluster_sync();
+    fold_cluster<DIM>(a, t, head, run0, run1, my_part, my_ml);
+    ti_cluster_sync();  // nobody ends while a peer reads its memory
   }
   if (!whole) return;
 #pragma unroll
@@ -410,93 +468,97 @@ static __global__ void __launch_bounds__(THREADS)
   }
 }
 
-// ---- the second kernel: a row's chunks, in order ----
-
-enum { COMBINE_MAX = 4096 };  // chunks: 2 M places
-
-template <int DIM>
-static __global__ void __launch_bounds__(DIM < 128 ? 128 : DIM) combine_kernel(const __grid_constant__ attn a) {
-  extern __shared__ float2 factors[];  // [n_slot] a, b of each chunk
-  __shared__ float total;
-  ti_pdl_wait();
-  ti_pdl_launch();
-  const int seq = blockIdx.x, h = blockIdx.y, row0 = a.seq_row0[seq], rows = a.seq_row0[seq + 1] - row0, row = row0 + blockIdx.z;
-  if ((int)blockIdx.z >= rows || rows > a.short_rows) return;
-  const row_span mine = row_limits(a, seq, row);
-  int run0, run1;
-  run_chunks(a, seq, row0, rows, &run0, &run1);
-  if (run0 == run1) return;  // written already
-  const int s0 = mine.lo / CHUNK - run0, n = mine.hi < mine.lo ? 0 : mine.hi / CHUNK - run0 - s0 + 1;
-  const int64_t at = (((int64_t)seq * a.short_rows + blockIdx.z) * a.n_head + h) * a.n_slot + s0;
-  if (threadIdx.x < 32) {
-    float top = -CUDART_INF_F;  // of all chunks before this lane's
-    for (int i0 = 0; i0 < n; i0 += 32) {
-      const int i = i0 + threadIdx.x;
-      const float2 ml = i < n ? a.part_ml[at + i] : make_float2(-CUDART_INF_F, 0.0f);
-      float scan = ml.x;
-#pragma unroll
-      for (int o = 1; o < 32; o *= 2) {
-        const float other = __shfl_up_sync(0xffffffffu, scan, o);
-        if ((int)threadIdx.x >= o) scan = fmaxf(scan, other);
-      }
-      float before = __shfl_up_sync(0xffffffffu, scan, 1);
-      before = threadIdx.x == 0 ? top : fmaxf(top, before);
-      const fold_factors f = fold_of(before, ml.x);
-      if (i < n) factors[i] = make_float2(f.a, f.b);
-      top = fmaxf(top, __shfl_sync(0xffffffffu, scan, 31));
-    }
-    __syncwarp();
-    if (threadIdx.x == 0) {
-      float l = 0.0f;
-#pragma unroll 8
-      for (int i = 0; i < n; i++) l = __fmaf_rn(a.part_ml[at + i].y, factors[i].y, __fmul_rn(l, factors[i].x));
-      total = l;
-    }
-  }
-  __syncthreads();
-  const int x = threadIdx.x;
-  if (x >= DIM) return;
-  float o = 0.0f;
-#pragma unroll 16
-  for (int i = 0; i < n; i++) o = __fmaf_rn(a.part_o[(at + i) * DIM + x], factors[i].y, __fmul_rn(o, factors[i].x));
-  a.out[(int64_t)row * a.ldo + (int64_t)h * DIM + x] = __float2bfloat16_rn(o * inverse(total));
-}
-
 // ---- launching ----
 
+// Blocks share a sequence where the device has room for more of them than there are tiles. What a split costs: time of a block in spans, each as long
+// as its share of the memory's bandwidth makes it (in microseconds, of a H200; only the launch's shape depends on it, no bit does).
+typedef struct split {
+  int block_chunks, n_z;
+  bool cluster;  // n_z blocks of a cluster, who fold in shared memory; else by way of scratch
+} split;
+
+enum { MAX_CLUSTER = 8, MAX_SMEM = 227 * 1024 };
+
+static split split_of(const ti_dev *d, const attn *a, int blocks, int chunks, int blocks_a_sm, double span_bytes, size_t scratch_bytes,
+                      int cluster_chunks) {
+  const double bw = 4.0e6 / 132 * d->n_sm, sm_bw = 1.5 * bw / d->n_sm;  // bytes a microsecond: of memory, of one multiprocessor at most
+  split best = {chunks > 0 ? chunks : 1, 1, false};
+  double best_us = 0.0;
+  for (int n = 1; n <= chunks; n++) {
+    const int block_chunks = ti_ceil_div(chunks, n), n_z = ti_ceil_div(chunks, block_chunks);
+    if (n_z != n) continue;
+    const bool cluster = n_z > 1 && n_z <= MAX_CLUSTER && block_chunks <= cluster_chunks && blocks * n_z <= d->n_sm;
+    if (n_z > 1 && !cluster && (scratch_bytes > d->scratch_bytes || chunks > ATTN_MAX_SLOTS)) continue;
+    const int slots = d->n_sm * blocks_a_sm, all = blocks * n_z, active = all < slots ? all : slots;
+    const int on_sm = ti_ceil_div(active, d->n_sm);
+    double span_us = span_bytes * active / bw;
+    if (span_us < span_bytes * on_sm / sm_bw) span_us = span_bytes * on_sm / sm_bw;
+    if (span_us < 0.45) span_us = 0.45;
+    const double us = ti_ceil_div(all, slots) * (CHUNK_SPANS * block_chunks * span_us + 2.0) + (n_z == 1 ? 0.0 : cluster ? 1.0 : 2.5);
+    if (n == 1 || us < 0.97 * best_us) best_us = us, best.block_chunks = block_chunks, best.n_z = n_z, best.cluster = cluster;
+  }
+  return best;
+}
+
 template <typename KV, int DIM>
-static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, int n_z) {
+static ti_status launch(ti_dev *d, attn *a, const CUtensorMap *map, int64_t max_places) {
+  auto *kernel = decode_kernel<KV, DIM>;
   // enough in flight for a third or half of a multiprocessor's share: 2 blocks of 3 stages at 32 KB a stage, 3 of 4 at 16
-  const int tiles = ti_ceil_div((int64_t)a->short_rows * a->group, ROWS);
-  int n_stage = KV::STAGE < 20000 ? 4 : 3;
-  const size_t smem = (size_t)n_stage * KV::STAGE + sizeof(shared);
+  const int tiles = ti_ceil_div((int64_t)a->short_rows * a->group, ROWS), n_stage = KV::STAGE < 17000 ? 4 : 3;
+  const int blocks_a_sm = KV::STAGE < 20000 ? 3 : KV::STAGE < 40000 ? 2 : 1;
+  const int chunks = ti_ceil_div(max_places, CHUNK);
+  const size_t base = (size_t)n_stage * KV::STAGE + sizeof(shared), part = ROWS * (DIM * sizeof(float) + sizeof(float2));
+  const int room = (int)((MAX_SMEM - base) / part), cluster_chunks = room < 4 ? room : 4;
+  const size_t vectors = (size_t)a->n_seq * (size_t)a->short_rows * (size_t)a->n_head * (size_t)chunks;
+  const split s = split_of(d, a, a->n_seq * tiles * a->n_kv_head, chunks, blocks_a_sm, 2.0 * SPAN * DIM * (KV::SCALES > 0 ? 1 : 2),
+                           vectors * (DIM * sizeof(float) + sizeof(float2)), cluster_chunks);
+  a->block_chunks = s.block_chunks;
+  a->cluster = s.cluster;
+  if (s.n_z > 1 && !s.cluster) {
+    a->n_slot = chunks;
+    a->part_o = (float *)d->scratch;
+    a->part_ml = (float2 *)(a->part_o + vectors * DIM);
+  }
   static uint64_t allowed;  // devices
-  ti_status st = attn_allow_smem(d, (const void *)decode_kernel<KV, DIM>, smem, &allowed);
+  const ti_status st = attn_allow_smem(d, (const void *)kernel, base + cluster_chunks * part, &allowed);
   if (st != TI_OK) return st;
-  const dim3 grid((unsigned)(a->n_seq * tiles), (unsigned)a->n_kv_head, (unsigned)n_z);
-  st = ti_launch(d, "attention", decode_kernel<KV, DIM>, grid, THREADS, smem, *a, *map, tiles, n_stage);
-  if (st != TI_OK || a->n_slot == 0) return st;
-  return ti_launch(d, "attention combine", combine_kernel<DIM>, dim3((unsigned)a->n_seq, (unsigned)a->n_head, (unsigned)a->short_rows),
-                   DIM < 128 ? 128 : DIM, (size_t)a->n_slot * sizeof(float2), *a);
+  cudaLaunchAttribute attr[2] = {};
+  attr[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attr[0].val.programmaticStreamSerializationAllowed = d->pdl;
+  attr[1].id = cudaLaunchAttributeClusterDimension;
+  attr[1].val.clusterDim.x = attr[1].val.clusterDim.y = 1;
+  attr[1].val.clusterDim.z = s.cluster ? (unsigned)s.n_z : 1;
+  cudaLaunchConfig_t c = {};
+  c.gridDim = dim3((unsigned)(a->n_seq * tiles), (unsigned)a->n_kv_head, (unsigned)s.n_z);
+  c.blockDim = THREADS;
+  c.dynamicSmemBytes = base + (s.cluster ? s.block_chunks * part : 0);
+  c.stream = d->stream;
+  c.attrs = attr;
+  c.numAttrs = 2;
+  d->last_op = "attention";
+  const cudaError_t e = cudaLaunchKernelEx(&c, kernel, *a, *map, tiles, n_stage);
+  if (e != cudaSuccess) return ti_cuda_result(d, "attention", e);
+  return a->n_slot > 0 ? attn_combine(d, a, DIM) : TI_OK;
 }
 
 template <int DIM>
-static ti_status launch(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int n_z) {
-  return type == TI_E4M3 ? launch<kv_e4m3<DIM>, DIM>(d, a, map, n_z) : launch<kv_bf16<DIM>, DIM>(d, a, map, n_z);
+static ti_status launch(ti_dev *d, attn *a, const CUtensorMap *map, ti_dtype type, int64_t max_places) {
+  return type == TI_E4M3 ? launch<kv_e4m3<DIM>, DIM>(d, a, map, max_places) : launch<kv_bf16<DIM>, DIM>(d, a, map, max_places);
 }
 
-ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int n_z) {
+ti_status attn_decode(ti_dev *d, const attn *all, const CUtensorMap *map, ti_dtype type, int dim, int64_t max_places) {
+  attn a = *all;
   switch (dim) {
     case 64:
-      return launch<64>(d, a, map, type, n_z);
+      return launch<64>(d, &a, map, type, max_places);
     case 80:
-      return launch<80>(d, a, map, type, n_z);
+      return launch<80>(d, &a, map, type, max_places);
     case 96:
-      return launch<96>(d, a, map, type, n_z);
+      return launch<96>(d, &a, map, type, max_places);
     case 128:
-      return launch<128>(d, a, map, type, n_z);
+      return launch<128>(d, &a, map, type, max_places);
     case 256:
-      return launch<256>(d, a, map, type, n_z);
+      return launch<256>(d, &a, map, type, max_places);
     default:
       return TI_ERR_UNSUPPORTED;
   }

@@ -1,4 +1,16 @@
-// Prefill: runs of many rows over paged KV by wgmma.
+// Prefill: runs of many rows over paged KV by wgmma. Bound by the tensor cores and, beside them, by exp2.
+//
+//   warps 0-3, 4-7   math: 64 packed rows (row x q head of a kv head) each         ring:  | K0 | V0 | K1 | V1 |   128 places a stage, TMA, a box a
+//   page warp 8           fetches K and V as the ring has room                          Q: 128 rows x head; the rows' sums so far
+//
+//   a warpgroup and span:   softmax(s)   | o = p V (s)  ->  x = Q K (s + 1)  | fold o while x runs |   x 64, o 64, chunk 64, p 32 registers at dim
+//   128
+//                           (registers)  | wgmma, p from registers           |                     |   the row's sum, touched once in 4 spans: shared
+//
+// Every span's o starts from zero and is folded (attention.cuh): one multiplication more a number than to rescale a running sum, and the price of
+// having decode's bits: wgmma's and mma.sync's sums over 16 places are the same in hardware (the lab checks it), and the order above them is one.
+//
+// Blocks: (tile, kv head), the last tiles first: under causality they have the most to do.
 #include "kernels/cuda/attention.cuh"
 
 enum { GROUPS = 2, GROUP_ROWS = 64, ROWS = GROUPS * GROUP_ROWS, MATH = 128 * GROUPS, THREADS = MATH + 128 };
@@ -142,7 +154,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
   const int s0 = t.lo / SPAN, s1 = t.hi < t.lo ? s0 - 1 : t.hi / SPAN;
   if (group == GROUPS) {
     ti_reg_dealloc<24>();
-    if (warp == MATH / 32) attn_fetch<HALVES, 0, 64>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty);
+    int stage = 0;
+    uint32_t phase = 1;
+    if (warp == MATH / 32) attn_fetch<HALVES, 0, 64>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty, stage, phase);
     return;
   }
   ti_reg_alloc<240>();
