@@ -160,7 +160,8 @@ template <typename... P, typename... A>
 static inline ti_status row_launch(ti_dev *d, const char *op, void (*kernel)(P...), int n, int n_row, A... args) {
   cudaLaunchAttribute attr[2] = {};
   attr[0].id = cudaLaunchAttributeClusterDimension;
-  attr[0].val.clusterDim.x = (unsigned)row_blocks(n, n_row, d->n_sm);
+  // Masses are summed in units that a block rounds to (row_search.cuh), so that where rows must not see each other a row has one number of blocks.
+  attr[0].val.clusterDim.x = (unsigned)row_blocks(n, d->deterministic ? 1 : n_row, d->n_sm);
   attr[0].val.clusterDim.y = attr[0].val.clusterDim.z = 1;
   attr[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attr[1].val.programmaticStreamSerializationAllowed = 1;

@@ -203,6 +203,14 @@ static void check_long(const fixture *f, const char *backend, ti_coll *self) {
 // One configuration: golden ids, and the bits of `first` (its ids and logprobs), which the first call fills.
 typedef struct variant { uint32_t page, chunk, batch, preempt, micro; int threads; bool scatter; uint32_t max_draft, flight; bool eager; } variant;
 
+// Where two runs of a text part, printed once a run.
+static void tell_difference(const drive_seq *a, const drive_seq *b, uint32_t i) {
+  uint32_t j = 0;
+  while (j < a->n_out && j < b->n_out && a->out[j] == b->out[j] && a->logprob[j] == b->logprob[j]) j++;
+  if (j < a->n_out && j < b->n_out)
+    printf("  text %u, token %u: id %u, logprob %.9g in the first run; id %u, logprob %.9g\n", i, j, a->out[j], (double)a->logprob[j], b->out[j], (double)b->logprob[j]);
+}
+
 static void check_variant(const fixture *f, const char *backend, ti_coll *self, const variant *v, drive_seq *first) {
   char what[128];
   snprintf(what, sizeof what, "page %u chunk %u batch %u preempt %u micro %u threads %d drafts %u flight %u%s", v->page, v->chunk, v->batch, v->preempt, v->micro, v->threads, v->max_draft,
@@ -234,7 +242,9 @@ static void check_variant(const fixture *f, const char *backend, ti_coll *self, 
       q[i].prompt_rank = NULL;
       continue;
     }
-    bits += g->n_out != q[i].n_out || memcmp(g->out, q[i].out, g->n_out * 4) || memcmp(g->logprob, q[i].logprob, g->n_out * 4);
+    const bool other = g->n_out != q[i].n_out || memcmp(g->out, q[i].out, g->n_out * 4) || memcmp(g->logprob, q[i].logprob, g->n_out * 4);
+    if (other && bits < 3) tell_difference(g, &q[i], i);
+    bits += other;
   }
   const bool same = bound.exact || (v->chunk == 0 && v->preempt == 0 && v->max_draft == 0);
   check(!bad && (!bits || !same), "greedy, %s: %u tokens equal golden, %d of %u texts leave it; %d differ in bits from the first run", what, compared, bad, n, bits);
