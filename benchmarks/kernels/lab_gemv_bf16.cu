@@ -246,6 +246,11 @@ static double bytes_of(int m, int64_t n, int64_t k) { return 2.0 * ((double)n * 
 
 // The same product over and over with other weights, in a graph with programmatic dependent launch: what it costs in a decode step.
 enum { REPEAT = 12 };
+static int64_t copies_of_w(int64_t n, int64_t k) {  // ten times the L2 and more
+  const int64_t c = (int64_t)(6e8 / (2.0 * (double)n * (double)k)) + 1;
+  return c < (int64_t)REPEAT ? c : (int64_t)REPEAT;
+}
+
 typedef struct repeat {
   job j;
   int64_t n_w;  // of W in memory
@@ -265,9 +270,7 @@ static void run_repeat(void *arg) {
   }
 }
 static double repeat_us(lab *l, const job *j, bool blas) {
-  const double bytes = 2.0 * (double)j->a.n * (double)j->a.k;
-  repeat r = {*j, (int64_t)(6e8 / bytes) + 1, blas};
-  if (r.n_w > REPEAT) r.n_w = REPEAT;
+  repeat r = {*j, copies_of_w(j->a.n, j->a.k), blas};
   l->dev.pdl = !blas;
   const double us = lab_time_chain_us(l, run_repeat, &r, REPEAT);
   l->dev.pdl = false;
@@ -279,10 +282,8 @@ static void sweep(lab *l) {
   printf("\nsweep: us alone / us in a row with programmatic dependent launch (%% of copy), by groups, split and ring KB\n");
   for (int i = 0; i < N_SHAPE; i++) {
     const int64_t n = shapes[i][0], k = shapes[i][1];
-    int64_t n_w = (int64_t)(6e8 / (2.0 * (double)n * (double)k)) + 1;
-    if (n_w > REPEAT) n_w = REPEAT;
     for (int m = 1; m <= 64; m *= m == 1 ? 16 : 4) {
-      operands o = operands_open(l, m, n, k, n_w);
+      operands o = operands_open(l, m, n, k, copies_of_w(n, k));
       job j = job_of(l, &o, m, n, k);
       const double bytes = bytes_of(m, n, k);
       printf("n %lld k %lld m %d: cuBLASLt %.2f / %.2f, reading W %.2f\n", (long long)n, (long long)k, m,
@@ -315,25 +316,19 @@ static void sweep(lab *l) {
 
 static void time_all(lab *l) {
   static const int ms[] = {1, 2, 4, 8, 16, 24, 32, 48, 64};
-  lab_head("bf16, few rows");
+  lab_head("bf16, few rows: alone with a cold L2, then in a row (a graph of products with other weights; ours with dependent launch)");
   for (int i = 0; i < N_SHAPE; i++) {
-    for (int q = 0; q < 9; q += l->quick ? 4 : 1) {
+    const int64_t n = shapes[i][0], k = shapes[i][1];
+    for (int q = 0; q < 9; q += l->quick ? 2 : 1) {
       const int m = ms[q];
-      operands o = operands_open(l, m, shapes[i][0], shapes[i][1], 1);
-      job j = job_of(l, &o, m, shapes[i][0], shapes[i][1]);
-      const ti_gemv_bf16_tile t = ti_gemv_bf16_pick(&l->dev, j.a.n, j.a.k, false);
-      char name[32];
-      snprintf(name, sizeof name, "%dx64 / %d %dK", t.groups, t.split, t.ring_kb);
-      lab_row r = {"gemv_bf16",
-                   name,
-                   m,
-                   j.a.n,
-                   j.a.k,
-                   lab_time_us(l, run_ours, &j),
-                   2.0 * m * (double)j.a.n * (double)j.a.k,
-                   bytes_of(m, j.a.n, j.a.k),
-                   "cuBLASLt",
-                   l->blas ? lab_time_us(l, run_blas, &j) : 0.0};
+      operands o = operands_open(l, m, n, k, copies_of_w(n, k));
+      job j = job_of(l, &o, m, n, k);
+      lab_row r = {"gemv_bf16", "alone", m, n, k, lab_time_us(l, run_ours, &j), 2.0 * m * (double)n * (double)k, bytes_of(m, n, k), "cuBLASLt", 0};
+      if (l->blas) r.peer_us = lab_time_us(l, run_blas, &j);
+      lab_print(l, &r);
+      r.variant = "in a row";
+      r.us = repeat_us(l, &j, false);
+      if (l->blas) r.peer_us = repeat_us(l, &j, true);
       lab_print(l, &r);
       operands_close(l, &o);
     }

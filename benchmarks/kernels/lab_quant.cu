@@ -155,6 +155,32 @@ static void check_norm(lab *l, int m, int k, bool residual) {
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) lab_free(l, all[i]);
 }
 
+// Many rows at once and a few at a time: the same bits.
+static void check_norm_many(lab *l, int k, bool residual) {
+  enum { M = 3001, FEW = 97 };
+  const size_t n = (size_t)M * (size_t)k;
+  uint16_t *x = (uint16_t *)lab_alloc(l, n * 2), *out = (uint16_t *)lab_alloc(l, n * 2), *out2 = (uint16_t *)lab_alloc(l, n * 2);
+  uint16_t *res = (uint16_t *)lab_alloc(l, n * 2), *res2 = (uint16_t *)lab_alloc(l, n * 2);
+  uint8_t *q = (uint8_t *)lab_alloc(l, n), *q2 = (uint8_t *)lab_alloc(l, n);
+  float *w = (float *)lab_alloc(l, (size_t)k * 4), *s = (float *)lab_alloc(l, (size_t)(up4(M) * ((k + 127) / 128)) * 4);
+  lab_fill(l, x, TI_BF16, n, 70, 3.0f);
+  lab_fill(l, res, TI_BF16, n, 71, 2.0f);
+  lab_fill(l, res2, TI_BF16, n, 71, 2.0f);
+  lab_fill(l, w, TI_F32, (size_t)k, 72, 2.0f);
+  ti_rmsnorm_args a = {};
+  a.out = out, a.x = x, a.residual = residual ? res : NULL, a.weight = w, a.n_row = M, a.dim = k, a.eps = 1e-5f, a.q = q, a.q_scale = s;
+  lab_op(l, ti_cuda_rmsnorm(&l->dev, &a), "rmsnorm");
+  for (int r = 0; r < M; r += FEW) {
+    const size_t at = (size_t)r * (size_t)k;
+    a.out = out2 + at, a.x = x + at, a.residual = residual ? res2 + at : NULL, a.n_row = M - r < FEW ? M - r : FEW, a.q = q2 + at;
+    lab_op(l, ti_cuda_rmsnorm(&l->dev, &a), "rmsnorm");
+  }
+  lab_expect(l, lab_same(l, out, out2, n * 2) && lab_same(l, q, q2, n) && lab_same(l, res, res2, n * 2),
+             "rmsnorm k %d residual %d: other bits when there are many rows", k, residual);
+  void *const all[] = {x, out, out2, res, res2, q, q2, w, s};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) lab_free(l, all[i]);
+}
+
 static void check_silu(lab *l, int m, int k) {
   const int64_t ldx = 2 * k + 8;
   const size_t n = (size_t)m * (size_t)k, ns = (size_t)((k + 127) / 128) * (size_t)up4(m);
@@ -198,6 +224,11 @@ static void check_all(lab *l) {
   check_norm(l, 3, 7168, true);
   check_norm(l, 3, 16384, true);
   check_norm(l, 2, 40000, true);
+  static const int many[] = {512, 2048, 4096, 7168, 14336};
+  for (size_t i = 0; i < sizeof many / sizeof *many; i++) {
+    check_norm_many(l, many[i], true);
+    check_norm_many(l, many[i], false);
+  }
   check_values(l);
 }
 

@@ -19,7 +19,7 @@
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/tensor_map.h"
 
-enum { BK = 64, ROWS = 64, MAX_TOKENS = 64, MAX_SPLIT = 8, MAX_STAGES = 24 };
+enum { BK = 64, ROWS = 64, MAX_TOKENS = 64, MAX_SPLIT = 8, MAX_STAGES = 24, SMEM = 226 << 10, DIRECT_BYTES = 64 << 20 };
 
 // ---- the sums' way out ----
 
@@ -196,19 +196,24 @@ ti_gemv_bf16_tile ti_gemv_bf16_pick(const ti_dev *d, int64_t n, int64_t k, bool 
   ti_gemv_bf16_tile t = {silu_mul || n >= 16384 ? 2 : 1, 1, 0};
   const int64_t blocks = (k + BK - 1) / BK, bands = (n + ROWS * t.groups - 1) / (ROWS * t.groups);
   while (t.split < 4 && bands * t.split * 10 < d->n_sm * 7 && blocks / (2 * t.split) >= 4) t.split *= 2;
-  t.ring_kb = t.groups == 2 ? 96 : bands * t.split <= d->n_sm ? 128 : 80;
+  // A cluster of four at a block an SM leaves SMs of some GPCs empty: two must fit.
+  t.ring_kb = t.groups == 2 ? 96 : t.split < 4 && bands * t.split <= d->n_sm ? 128 : 80;
   return t;
 }
 
 ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
   assert(ti_gemv_bf16_takes(a));
   if (a->m == 0) return TI_OK;
+  if (!a->tile && !d->deterministic && a->m <= TI_GEMV_BF16_DIRECT_ROWS && !a->silu_mul && a->n * a->k * 2 <= DIRECT_BYTES) {
+    return ti_cuda_gemv_bf16_direct(d, a);
+  }
   const ti_gemv_bf16_tile t = a->tile ? *a->tile : ti_gemv_bf16_pick(d, a->n, a->k, a->silu_mul);
   assert((t.groups == 1 || t.groups == 2) && t.split >= 1 && t.split <= 8 && t.ring_kb >= 0 && t.ring_kb <= 192);
   assert(!a->silu_mul || t.groups == 2);
   const int64_t ldx = a->ldx ? a->ldx : a->k;
   const int nt = a->m <= 8 ? 8 : a->m <= 16 ? 16 : a->m <= 32 ? 32 : 64, rows = ROWS * t.groups;
-  const int stage = (rows + nt) * BK * 2, fit = (t.ring_kb << 10) / stage, stages = fit < 2 ? 2 : fit > MAX_STAGES ? MAX_STAGES : fit;
+  const int stage = (rows + nt) * BK * 2, inbox = nt * (rows + 4 * t.split) * 4, room = SMEM - inbox;
+  const int fit = ((t.ring_kb << 10) < room ? t.ring_kb << 10 : room) / stage, stages = fit < 2 ? 2 : fit > MAX_STAGES ? MAX_STAGES : fit;
 
   CUtensorMap wmap, xmap;
   const int64_t wdim[2] = {a->k, a->n}, xdim[2] = {a->k, a->m};
@@ -219,7 +224,7 @@ ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a) {
   }
   const ti_gemv_out o = ti_gemv_out_of(a);
   const gemv_fn fn = a->silu_mul ? pick_tokens<2, true>(nt) : t.groups == 2 ? pick_tokens<2, false>(nt) : pick_tokens<1, false>(nt);
-  const size_t smem = (size_t)(stages * stage + nt * (rows + 4 * t.split) * 4);
+  const size_t smem = (size_t)(stages * stage + inbox);
   cudaError_t e = cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
   if (e != cudaSuccess) return ti_cuda_result(d, "gemv_bf16", e);
 

@@ -14,7 +14,7 @@
 #include "kernels/cuda/gemv_bf16.h"
 #include "kernels/cuda/gemv_out.cuh"
 
-enum { WARPS = 8, ROWS = 16, TOKENS = 8, CHUNK = 64, AHEAD = 4, STEP = WARPS * CHUNK / 8 };  // STEP: in units of 8 numbers
+enum { WARPS = 8, ROWS = 16, TOKENS = TI_GEMV_BF16_DIRECT_ROWS, CHUNK = 64, AHEAD = 4, STEP = WARPS * CHUNK / 8 };  // STEP: in units of 8 numbers
 
 static __device__ __forceinline__ uint4 load_w(const uint4 *p) {
   uint4 v;

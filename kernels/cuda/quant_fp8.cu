@@ -3,7 +3,8 @@
 //   quantise, silu-mul     a warp takes 8 blocks of 128 of a row, 4 at a time: 8 lanes a block, 2 x 8 numbers a lane
 //                            lane   0    1  ..  7 |  8  ..          first half of its block, then the second: whole lines of 128 bytes
 //                          a thread block has 8 rows of the same blocks, whose scales share a sector (scales stand block by block, rows side by side)
-//   RMSNorm                a thread block a row, which stays in registers between the sum and the codes; 16 lanes a block of 128
+//   RMSNorm                a thread block a row, which stays in registers between the sum and the codes; 16 lanes a block of 128. With many rows a
+//                          block has several, and bulk copies bring the next three into shared memory
 //
 // x / s is the IEEE quotient as far as the code can tell: q = x r + (x - x r s) r with r = 1 / s rounded. Every boundary between two codes has 5
 // bits, x has 8: all pairs of them, each with the 17 scales nearest to their quotient, fall on the same side as x / s does (exhaustive; the lab
@@ -11,9 +12,10 @@
 //
 // Bound by memory: a number is 2 bytes in and 1 out (RMSNorm with residual: 6 and 1; silu-mul: 4 and 1).
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/quant_fp8.h"
 
-enum { BLOCK = 128, WARPS = 8, NORM_THREADS = 448 };
+enum { BLOCK = 128, WARPS = 8, NORM_THREADS = 448, NORM_STAGES = 3 };
 
 // ---- codes ----
 
@@ -165,72 +167,102 @@ struct norm_args {
   float eps;
 };
 
-static __device__ __forceinline__ uint4 fetch(const bf16 *row, int c, int n) {
-  return c < n ? *reinterpret_cast<const uint4 *>(row + c) : make_uint4(0, 0, 0, 0);
-}
-
-// V vectors of 8 a thread: vector v of thread t starts at 8 (v blockDim + t). MANY: a block has several rows, fetches the next one while it works on
-// this one, and finds the norm's weights in L1; else one row, and the weights come before the wait for the predecessor.
-template <int V, bool MANY>
-static __global__ void __launch_bounds__(NORM_THREADS, MANY && V < 4 ? 2 : 1) norm_kernel(norm_args a) {
-  __shared__ float part[2][32];
-  uint4 xr[V], rr[V];
-  float w[V][8], x[V][8];
-  if (!MANY) {
-#pragma unroll
-    for (int v = 0; v < V; v++) {
-      const int c = 8 * (v * blockDim.x + threadIdx.x);
-      if (c < a.dim) ti_load8(a.weight + c, w[v]);
-    }
-  }
-  ti_pdl_wait();
-  ti_pdl_launch();
+// What follows the sum: thread t has vectors v at 8 (v blockDim + t).
+template <int V>
+static __device__ __forceinline__ void norm_finish(const norm_args &a, int64_t row, float x[V][8], const float w[V][8], float sum) {
+  const float inv = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
 #pragma unroll
   for (int v = 0; v < V; v++) {
     const int c = 8 * (v * blockDim.x + threadIdx.x);
-    xr[v] = fetch(a.x + blockIdx.x * a.ldx, c, a.dim);
-    if (a.residual) rr[v] = fetch(a.residual + (int64_t)blockIdx.x * a.dim, c, a.dim);
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[v][i] = c < a.dim ? ti_round_bf16(x[v][i] * (inv * w[v][i])) : 0.0f;
+    if (a.out && c < a.dim) ti_store8(a.out + row * a.ldo + c, x[v]);
+    if (!a.q) continue;
+    const divisor d = divisor_of(lanes_max<16>(amax8(x[v])));
+    if (threadIdx.x % 16 == 0 && c < a.dim) a.scale[(int64_t)(c / BLOCK) * a.scale_ld + row] = d.s;
+    store<true>(a.q + row * a.dim, c, a.dim, e4m3x8(x[v], d));
   }
-  int turn = 0;
+}
+
+// x (+ residual, which is written), and this thread's part of the sum.
+template <int V>
+static __device__ __forceinline__ float norm_row(const norm_args &a, int64_t row, const bf16 *xrow, const bf16 *rrow, float x[V][8]) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int v = 0; v < V; v++) {
+    const int c = 8 * (v * blockDim.x + threadIdx.x);
+    load<true>(xrow, c, a.dim, x[v]);
+    if (a.residual) {
+      float r[8];
+      load<true>(rrow, c, a.dim, r);
+#pragma unroll
+      for (int i = 0; i < 8; i++) x[v][i] += r[i];
+      if (c < a.dim) ti_store8(a.residual + row * a.dim + c, x[v]);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum += x[v][i] * x[v][i];
+  }
+  return sum;
+}
+
+template <int V>
+static __device__ __forceinline__ void norm_weights(const norm_args &a, float w[V][8]) {
+#pragma unroll
+  for (int v = 0; v < V; v++) {
+    const int c = 8 * (v * blockDim.x + threadIdx.x);
+    if (c < a.dim) ti_load8(a.weight + c, w[v]);
+  }
+}
+
+// One row a block; the weights come before the wait for the predecessor.
+template <int V>
+static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(norm_args a) {
+  __shared__ float part[32];
+  float w[V][8], x[V][8];
+  const int64_t row = blockIdx.x;
+  norm_weights<V>(a, w);
+  ti_pdl_wait();
+  ti_pdl_launch();
+  const float sum = norm_row<V>(a, row, a.x + row * a.ldx, a.residual + (a.residual ? row * a.dim : 0), x);
+  norm_finish<V>(a, row, x, w, ti_block_sum(sum, part));
+}
+
+// Many rows: a block has every gridDim-th, and the next ones are on their way into a ring in shared memory: [stage][x, residual][dim].
+template <int V>
+static __global__ void __launch_bounds__(NORM_THREADS, V < 4 ? 2 : 1) norm_many_kernel(norm_args a) {
+  extern __shared__ __align__(16) bf16 ring[];
+  __shared__ float part[2][32];
+  __shared__ uint64_t full[NORM_STAGES];
+  const int arrays = a.residual ? 2 : 1, bytes = 2 * a.dim;
+  const auto fetch = [&](int64_t row, int s) {
+    bf16 *to = ring + (int64_t)s * arrays * a.dim;
+    ti_mbar_expect(&full[s], (uint32_t)(arrays * bytes));
+    ti_bulk_load(to, a.x + row * a.ldx, (uint32_t)bytes, &full[s], TI_L2_EVICT_FIRST);
+    if (a.residual) ti_bulk_load(to + a.dim, a.residual + row * a.dim, (uint32_t)bytes, &full[s], TI_L2_EVICT_FIRST);
+  };
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < NORM_STAGES; s++) ti_mbar_init(&full[s], 1);
+    ti_fence_mbar_init();
+  }
+  __syncthreads();
+  ti_pdl_wait();
+  ti_pdl_launch();
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < NORM_STAGES && blockIdx.x + (int64_t)s * gridDim.x < a.n_row; s++) fetch(blockIdx.x + (int64_t)s * gridDim.x, s);
+  }
+  int s = 0, turn = 0;
+  uint32_t phase = 0;
   for (int64_t row = blockIdx.x; row < a.n_row; row += gridDim.x, turn ^= 1) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int v = 0; v < V; v++) {
-      const int c = 8 * (v * blockDim.x + threadIdx.x);
-      ti_bf16x8_to_f32(xr[v], x[v]);
-      if (a.residual) {
-        float r[8];
-        ti_bf16x8_to_f32(rr[v], r);
-#pragma unroll
-        for (int i = 0; i < 8; i++) x[v][i] += r[i];
-        if (c < a.dim) ti_store8(a.residual + row * a.dim + c, x[v]);
-      }
-#pragma unroll
-      for (int i = 0; i < 8; i++) sum += x[v][i] * x[v][i];
-    }
-    const int64_t next = row + gridDim.x;
-    if (MANY && next < a.n_row) {
-#pragma unroll
-      for (int v = 0; v < V; v++) {
-        const int c = 8 * (v * blockDim.x + threadIdx.x);
-        xr[v] = fetch(a.x + next * a.ldx, c, a.dim);
-        if (a.residual) rr[v] = fetch(a.residual + next * a.dim, c, a.dim);
-      }
-    }
-    sum = ti_block_sum(sum, part[turn]);
-    const float inv = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
-#pragma unroll
-    for (int v = 0; v < V; v++) {
-      const int c = 8 * (v * blockDim.x + threadIdx.x);
-      if (MANY && c < a.dim) ti_load8(a.weight + c, w[v]);
-#pragma unroll
-      for (int i = 0; i < 8; i++) x[v][i] = c < a.dim ? ti_round_bf16(x[v][i] * (inv * w[v][i])) : 0.0f;
-      if (a.out && c < a.dim) ti_store8(a.out + row * a.ldo + c, x[v]);
-      if (!a.q) continue;
-      const divisor d = divisor_of(lanes_max<16>(amax8(x[v])));
-      if (threadIdx.x % 16 == 0 && c < a.dim) a.scale[(int64_t)(c / BLOCK) * a.scale_ld + row] = d.s;
-      store<true>(a.q + row * a.dim, c, a.dim, e4m3x8(x[v], d));
-    }
+    float w[V][8], x[V][8];
+    const bf16 *at = ring + (int64_t)s * arrays * a.dim;
+    ti_mbar_wait(&full[s], phase);
+    float sum = norm_row<V>(a, row, at, at + a.dim, x);
+    norm_weights<V>(a, w);
+    sum = ti_block_sum(sum, part[turn]);  // its barrier: the stage is read
+    const int64_t later = row + (int64_t)NORM_STAGES * gridDim.x;
+    if (threadIdx.x == 0 && later < a.n_row) fetch(later, s);
+    norm_finish<V>(a, row, x, w, sum);
+    if (++s == NORM_STAGES) s = 0, phase ^= 1;
   }
 }
 
@@ -292,10 +324,14 @@ ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a) {
   const bool vec = ((a->dim | n.ldx | n.ldo) & 7) == 0 && a->dim <= 4 * 8 * NORM_THREADS && ti_aligned16(a->x) && ti_aligned16(a->out) &&
                    ti_aligned16(a->residual) && ti_aligned16(a->weight) && ((uintptr_t)a->q & 7) == 0;
   if (!vec) return ti_launch(d, "rmsnorm", norm_plain_kernel, a->n_row, 32 * WARPS, 0, n);
-  // The order of the sum is a function of dim: so must V be.
-  const int v = a->dim <= 1024 ? 1 : a->dim <= 2 * 8 * NORM_THREADS ? 2 : 4, most = 2 * d->n_sm;
-  void (*const few)(norm_args) = v == 1 ? norm_kernel<1, false> : v == 2 ? norm_kernel<2, false> : norm_kernel<4, false>;
-  void (*const many)(norm_args) = v == 1 ? norm_kernel<1, true> : v == 2 ? norm_kernel<2, true> : norm_kernel<4, true>;
-  const int threads = 32 * ti_ceil_div(a->dim, 8 * 32 * v);
-  return a->n_row > most ? ti_launch(d, "rmsnorm", many, most, threads, 0, n) : ti_launch(d, "rmsnorm", few, a->n_row, threads, 0, n);
+  // The order of the sum is a function of dim: so must V and the number of threads be.
+  const int v = a->dim <= 1024 ? 1 : a->dim <= 2 * 8 * NORM_THREADS ? 2 : 4, threads = 32 * ti_ceil_div(a->dim, 8 * 32 * v);
+  const int on_sm = v == 4 ? 1 : 2 * NORM_THREADS / threads < 8 ? 2 * NORM_THREADS / threads : 8;
+  if (a->n_row <= 2 * on_sm * d->n_sm) {
+    return ti_launch(d, "rmsnorm", v == 1 ? norm_kernel<1> : v == 2 ? norm_kernel<2> : norm_kernel<4>, a->n_row, threads, 0, n);
+  }
+  void (*const many)(norm_args) = v == 1 ? norm_many_kernel<1> : v == 2 ? norm_many_kernel<2> : norm_many_kernel<4>;
+  const size_t smem = (size_t)NORM_STAGES * (a->residual ? 2 : 1) * (size_t)a->dim * 2;
+  const cudaError_t e = cudaFuncSetAttribute(many, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
+  return e != cudaSuccess ? ti_cuda_result(d, "rmsnorm", e) : ti_launch(d, "rmsnorm", many, on_sm * d->n_sm, threads, smem, n);
 }
