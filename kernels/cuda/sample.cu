@@ -1,9 +1,8 @@
 // The choice of a token in two launches, whatever the rows ask for.
 //
-//   scan: blocks of 8,192 ids            greedy rows: the best logit of the block; rows without filters: the best draw; others: the best logit
-//   pick: up to eight blocks a row       the best of the scan's parts, which is the choice; rows with filters look for the cut (row_search.cuh) and
-//   draw
-//                                        among what is kept
+//   scan   blocks of 8,192 ids       greedy rows: the block's best logit; rows without filters: its best draw; others: its best logit
+//   pick   up to eight blocks a row  the best of the scan's parts is the choice; rows with filters look for the cut (row_search.cuh) and draw
+//                                    among what is kept
 //
 // The draw is an argmax of x / t + Gumbel(philox(id)), so blocks, shards and skipped ids do not matter: an id is drawn for only where it can still
 // win. Bounds: no Gumbel number exceeds 16.64, which needs no Philox; and ln(u / (1 - u)) <= -ln(-ln u) <= -ln(1 - u), which needs the fast logarithm
