@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "kernels/cuda/cuda_priv.h"
 #include "kernels/cuda/probe.h"
+#include "kernels/cuda/sample.h"
 
 ti_status ti_cuda_result(ti_dev *d, const char *op, cudaError_t e) {
   if (e == cudaSuccess) return TI_OK;
@@ -151,6 +152,10 @@ ti_status ti_cuda_need_scratch(ti_dev *d, size_t bytes) {
 }
 
 ti_status ti_cuda_reserve(ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab) {
+  if (vocab > TI_CUDA_MAX_VOCAB) {
+    snprintf(d->last_error, sizeof d->last_error, "a vocabulary of %d ids: sampling takes at most %d", vocab, TI_CUDA_MAX_VOCAB);
+    return TI_ERR_UNSUPPORTED;
+  }
   return ti_cuda_need_scratch(d, ti_cuda_ops_scratch(d, max_row, max_k, max_head, vocab));
 }
 

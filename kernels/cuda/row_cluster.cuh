@@ -20,8 +20,8 @@
 #define ROW_THREADS 1024
 #define ROW_WARPS (ROW_THREADS / 32)
 #define ROW_EXCHANGES 4
-#define ROW_BATCH 4          // groups that a thread has in flight
-#define ROW_MAX_SHARE 65528  // ids of a block: row_search adds up as many in 32 bits
+#define ROW_BATCH 4           // groups that a thread has in flight
+#define ROW_MAX_SHARE 131064  // ids of a block: row_search adds up as many in 32 bits
 
 // Ids whose order is that of the floats: larger float, larger key. NaN is not to be asked for.
 TI_DEV uint32_t row_key(float x) {
@@ -149,10 +149,11 @@ TI_DEV uint64_t row_sum(row_shared *s, int exchange, const row_part &p, uint64_t
 
 // ---- launching ----
 
-// How many blocks a row takes: all rows run at once where that goes, a block an SM. Clusters do not straddle GPCs, which leaves some SMs idle.
+// How many blocks a row takes: as many as let all rows run at once, a block an SM. Clusters do not straddle GPCs, which leaves SMs idle: of 132, 14
+// clusters of eight, 30 of four and 64 of two find room.
 static inline int row_blocks(int n, int n_row, int n_sm) {
   int blocks = ROW_MAX_BLOCKS;
-  while (blocks > 1 && blocks * n_row > n_sm - n_sm / 32 && n <= blocks / 2 * ROW_MAX_SHARE) blocks /= 2;
+  while (blocks > 1 && blocks * n_row > n_sm - (blocks == 8 ? 20 : blocks == 4 ? 12 : 4) && n <= blocks / 2 * ROW_MAX_SHARE) blocks /= 2;
   return blocks;
 }
 // kernel<<<(blocks, n_row), ROW_THREADS>>> in clusters of a row each, with programmatic dependent launch where d has it on.

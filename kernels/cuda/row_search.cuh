@@ -7,8 +7,8 @@
 //
 // Blocks keep histograms of their own, with sums of 32 bins each beside them; after one cluster barrier a warp of every block adds up its peers' 32
 // coarse sums, scans them, then the 32 bins of the one that it hit: every block comes to the same answer by itself.
-// Masses are integers, so that addition has no order. In a bin they are in units of 2^-(31 + its octave) of the best element's mass: 32 bits hold an
-// fp32's mantissa and more, and are added as two halves of 16 in 32-bit words (up to 2^16 ids a block), reductions that nobody waits for. Across bins
+// Masses are integers, so that addition has no order. In a bin they are in units of 2^-(29 + its octave) of the best element's mass: 30 bits hold an
+// fp32's mantissa and more, and are added as two halves of 15 in 32-bit words (up to 2^17 ids a block), reductions that nobody waits for. Across bins
 // they are in units of 2^-44: up to 2^19 ids fit 64 bits, and what is lost is below 2^-25.
 #ifndef TI_KERNELS_CUDA_ROW_SEARCH_CUH
 #define TI_KERNELS_CUDA_ROW_SEARCH_CUH
@@ -20,6 +20,8 @@
 #define SEARCH_SPAN 20.0f           // of (max - x) / temperature at level 1
 #define SEARCH_FAR 40.0f            // 2^19 ids from here on have a mass below 2^-38
 #define MASS_ONE 17592186044416.0f  // 2^44
+#define MASS_BITS 29
+#define MASS_LOW 0x7fffu
 
 struct search_level {
   uint32_t count[SEARCH_BINS], lo[SEARCH_BINS], hi[SEARCH_BINS];
@@ -49,10 +51,10 @@ TI_DEV int search_bin1(const search_row &r, float x) { return (int)fminf((r.max 
 // Elements of level 1's bin have masses of at most 2^-octave.
 TI_DEV int search_octave(int bin1) { return (int)((float)bin1 * (SEARCH_SPAN * 1.4426f / (SEARCH_BINS - 1))); }
 TI_DEV uint32_t search_mass(const search_row &r, float x, int bin1) {
-  return __float2uint_rz(expf((x - r.max) * r.inv_t) * __uint_as_float((uint32_t)(127 + 31 + search_octave(bin1)) << 23));
+  return __float2uint_rz(expf((x - r.max) * r.inv_t) * __uint_as_float((uint32_t)(127 + MASS_BITS + search_octave(bin1)) << 23));
 }
 TI_DEV uint64_t search_units(uint64_t mass, int bin1) {  // of a bin -> 2^-44
-  const int shift = 44 - 31 - search_octave(bin1);
+  const int shift = 44 - MASS_BITS - search_octave(bin1);
   return shift >= 0 ? mass << shift : mass >> -shift;
 }
 
@@ -61,8 +63,8 @@ TI_DEV void search_clear(search_level *l) {
   __syncthreads();
 }
 TI_DEV void search_add(search_level *l, int bin, uint32_t mass) {
-  atomicAdd(&l->lo[bin], mass & 0xffffu);
-  atomicAdd(&l->hi[bin], mass >> 16);
+  atomicAdd(&l->lo[bin], mass & MASS_LOW);
+  atomicAdd(&l->hi[bin], mass >> 15);
 }
 
 // The coarse sums, then the barrier after which peers may read this block's level.
@@ -71,7 +73,7 @@ TI_DEV void search_publish(search_level *l, int bin1) {  // bin1: whose elements
   for (int c = (int)threadIdx.x / 32; c < 32; c += ROW_WARPS) {
     const int bin = c * 32 + (int)threadIdx.x % 32;
     const uint32_t count = __reduce_add_sync(0xffffffffu, l->count[bin]);
-    const uint64_t mass = row_warp_sum(search_units(((uint64_t)l->hi[bin] << 16) + l->lo[bin], bin1 < 0 ? bin : bin1));
+    const uint64_t mass = row_warp_sum(search_units(((uint64_t)l->hi[bin] << 15) + l->lo[bin], bin1 < 0 ? bin : bin1));
     if (threadIdx.x % 32 == 0) {
       l->coarse_count[c] = count;
       l->coarse_mass[c] = mass;
@@ -123,7 +125,7 @@ TI_DEV search_found search_pick(search_shared *s, const search_row &r, int bin1,
 #pragma unroll
       for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {
         peer_c[b] = peer_load(ti_mapa(ti_smem(&l->count[bin]), b & (blocks - 1)));
-        peer_m[b] = (uint64_t)peer_load(ti_mapa(ti_smem(&l->hi[bin]), b & (blocks - 1))) << 16;
+        peer_m[b] = (uint64_t)peer_load(ti_mapa(ti_smem(&l->hi[bin]), b & (blocks - 1))) << 15;
         peer_m[b] += peer_load(ti_mapa(ti_smem(&l->lo[bin]), b & (blocks - 1)));
       }
 #pragma unroll
@@ -179,8 +181,8 @@ TI_DEV void search_begin(search_shared *s, const search_row &r) {
   rest_mass = row_warp_sum(rest_mass);
   if (threadIdx.x % 32 == 0 && rest) {
     atomicAdd(&l->count[SEARCH_BINS - 1], rest);
-    atomicAdd(&l->lo[SEARCH_BINS - 1], (uint32_t)rest_mass & 0xffffu);
-    atomicAdd(&l->hi[SEARCH_BINS - 1], (uint32_t)(rest_mass >> 16));
+    atomicAdd(&l->lo[SEARCH_BINS - 1], (uint32_t)rest_mass & MASS_LOW);
+    atomicAdd(&l->hi[SEARCH_BINS - 1], (uint32_t)(rest_mass >> 15));
   }
   search_publish(l, -1);
 }

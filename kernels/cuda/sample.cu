@@ -1,9 +1,8 @@
 // The choice of a token in two launches, whatever the rows ask for.
 //
-//   scan: blocks of 8,192 ids            greedy rows: the best logit of the block; rows without filters: the best draw; others: the best logit
-//   pick: up to eight blocks a row       the best of the scan's parts, which is the choice; rows with filters look for the cut (row_search.cuh) and
-//   draw
-//                                        among what is kept
+//   scan   blocks of 8,192 ids       greedy rows: the block's best logit; rows without filters: its best draw; others: its best logit
+//   pick   up to eight blocks a row  the best of the scan's parts is the choice; rows with filters look for the cut (row_search.cuh) and draw
+//                                    among what is kept
 //
 // The draw is an argmax of x / t + Gumbel(philox(id)), so blocks, shards and skipped ids do not matter: an id is drawn for only where it can still
 // win. Bounds: no Gumbel number exceeds 16.64, which needs no Philox; and ln(u / (1 - u)) <= -ln(-ln u) <= -ln(1 - u), which needs the fast logarithm
@@ -52,52 +51,54 @@ static __device__ __forceinline__ bool filters(const ti_sample_params &p) {
   return p.temperature != 0.0f && (p.top_k > 0 || p.top_p < 1.0f || p.min_p > 0.0f);
 }
 
-// The thread's best x / t + Gumbel of the block's part, among elements >= keep. *lead is the key of a value that some id has reached already: four
+// x / t + Gumbel(u), rounded step by step as the reference does it.
+static __device__ __noinline__ float draw_exactly(float x, float t, uint32_t c) { return __fadd_rn(__fdiv_rn(x, t), -logf(-logf(unit(c)))); }
+
+// The thread's best x / t + Gumbel of the block's part, among elements >= keep. *lead is the key of a value that some id has reached already: eight
 // ids at a time are passed over when the best of their logits with the best of their draws stays below it.
 template <int THREADS>
 static __device__ __forceinline__ uint64_t draw_part(uint32_t *lead, const ti_sample_params &p, const row_part &part, float keep, int first_id) {
   const float t = p.temperature, inv_t = 1.0f / t;
   uint64_t best = 0;
-  float4 v = row_load(part, (int)threadIdx.x);
-  const int rounds = (part.groups + THREADS - 1) / THREADS;
+  float4 v[2] = {row_load(part, (int)threadIdx.x), row_load(part, (int)threadIdx.x + THREADS)};
+  const int rounds = (part.groups + 2 * THREADS - 1) / (2 * THREADS);
 #pragma unroll 1
   for (int round = 0; round < rounds; round++) {
-    const int g = round * THREADS + (int)threadIdx.x, id = first_id + part.first + g * 4;
-    const float f[4] = {v.x, v.y, v.z, v.w}, had = row_unkey(*(volatile uint32_t *)lead);
-    v = row_load(part, g + THREADS);
+    const int g = round * 2 * THREADS + (int)threadIdx.x, id = first_id + part.first + g * 4;
+    const float f[8] = {v[0].x, v[0].y, v[0].z, v[0].w, v[1].x, v[1].y, v[1].z, v[1].w}, had = row_unkey(*(volatile uint32_t *)lead);
+    v[0] = row_load(part, g + 2 * THREADS);
+    v[1] = row_load(part, g + 3 * THREADS);
     float top = -CUDART_INF_F;
 #pragma unroll
-    for (int i = 0; i < 4; i++) top = fmaxf(top, f[i] >= keep ? f[i] : -CUDART_INF_F);
+    for (int i = 0; i < 8; i++) top = fmaxf(top, f[i] >= keep ? f[i] : -CUDART_INF_F);
     top = top * inv_t;
     top = top + fabsf(top) * SLACK + 1e-3f;  // NaN for -inf: no comparison holds
     if (!__any_sync(0xffffffffu, top + GUMBEL_MAX >= had)) continue;
-    uint32_t c[4];
+    uint32_t c[8], draw = 0;
+    float x = 0.0f;  // of the best draw
 #pragma unroll
-    for (int i = 0; i < 4; i++) c[i] = philox(p.seed, p.position, p.choice, (uint32_t)(id + i));
-    const uint32_t draw = max(max(c[0], c[1]), max(c[2], c[3]));
+    for (int i = 0; i < 8; i++) {
+      c[i] = philox(p.seed, p.position, p.choice, (uint32_t)(id + i % 4 + i / 4 * THREADS * 4));
+      x = c[i] >= draw ? f[i] : x;
+      draw = max(draw, c[i]);
+    }
     const bool hope = unit(~draw) <= __expf(top - had);
     if (!__any_sync(0xffffffffu, hope)) continue;
     float reach = -CUDART_INF_F;
-    if (hope) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (f[i] >= keep && f[i] > -CUDART_INF_F) {
-          const float w = unit(~c[i]), y = f[i] * inv_t;
-          reach = fmaxf(reach, y - fabsf(y) * SLACK - 1e-3f + __logf(1.0f - w) - __logf(w));
-        }
-      }
+    if (hope && x >= keep && x > -CUDART_INF_F) {
+      const float w = unit(~draw), y = x * inv_t;  // 1 - u, exactly
+      reach = y - fabsf(y) * SLACK - 1e-3f + __logf(1.0f - w) - __logf(w);
     }
     const float beat = fmaxf(had, row_unkey(__reduce_max_sync(0xffffffffu, row_key(reach))));
     if (threadIdx.x % 32 == 0 && beat > had) atomicMax(lead, row_key(beat));
     if (!hope) continue;
-#pragma unroll 1
-    for (int i = 0; i < 4; i++) {
-      const float x = i < 2 ? (i ? f[1] : f[0]) : (i == 2 ? f[2] : f[3]), y = x * inv_t;
-      if (!(x >= keep && x > -CUDART_INF_F)) continue;
-      const float u = unit(philox(p.seed, p.position, p.choice, (uint32_t)(id + i)));
-      if (!(y + fabsf(y) * SLACK + 1e-3f - __logf(1.0f - u) >= beat)) continue;
-      const uint64_t q = row_pack(__fadd_rn(__fdiv_rn(x, t), -logf(-logf(u))), id + i);
-      best = q > best ? q : best;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const float y = f[i] * inv_t;
+      if (f[i] >= keep && f[i] > -CUDART_INF_F && y + fabsf(y) * SLACK + 1e-3f - __logf(unit(~c[i])) >= beat) {
+        const uint64_t q = row_pack(draw_exactly(f[i], t, c[i]), id + i % 4 + i / 4 * THREADS * 4);
+        best = q > best ? q : best;
+      }
     }
   }
   return best;

@@ -3,7 +3,7 @@
 #define TI_KERNELS_CUDA_SAMPLE_H
 #include "kernels/kernel.h"
 
-#define TI_CUDA_MAX_VOCAB 524224  // ids in a row of sample and logprobs: what eight blocks add up in 32 bits a bin
+#define TI_CUDA_MAX_VOCAB 524288  // ids in a row of sample and logprobs: what fits 64 bits in units of 2^-44
 
 // Bytes of d->scratch that sample takes; the others take none.
 size_t ti_cuda_sample_scratch(int n_row, int vocab);
