@@ -1,3 +1,30 @@
+// FP8 GEMM for few tokens: W is read once, and nothing else may take longer.
+//
+//   grid (split, n / rows, m / tokens); the `split` blocks of a cluster share one tile of out and cut K:
+//
+//               K ->                                      a block: a ring of TMA loads (fp8_swap.cuh: W is wgmma's 64-row side, tokens the narrow
+//               one),
+//           +---------+---------+---------+               rows / 64 math warpgroups, one warp that loads
+//   n rows  | block 0 | block 1 | block 2 |
+//           +---------+---------+---------+
+//             sums |     |     |      fp32, through distributed shared memory to the block that owns the token (token t: block t / own): up to 16
+//                  v     v     v      tokens by st.async from registers, more by one bulk copy a pair of blocks out of the drained ring
+//               red[block][token][row]      the owner waits for the bytes, adds in the order of K, and writes bf16 (or fp32, silu(gate) * up, codes)
+//
+// Bits: the order of sums depends on `split` alone, not on rows, tokens or timing.
+// Latency: after another op in the stream (d->pdl) the first ring of W, up to 200 KB an SM, is on its way before that op has ended.
+//
+// What bounds it (H200, copy 4.23 TB/s, lab_gemm_fp8_small; alone / as one of a chain of ops, the way a decode step runs it; us):
+//   n, k            W, MB  at copy   m = 1          m = 16         m = 64         m = 128
+//   FIGURES
+// Alone, an empty kernel takes 2.9 us of those; the first bytes come 1.3 us after the start (tensor maps, cold code and constants, DRAM), the last
+// ones take 1 us to the output: of 25 to 40 MB that is a third of the time. Large matrices and chains run at 80 to 93% of the copy bandwidth. From 64
+// tokens on x costs as much L2 traffic as W (64 rows a block: 2x; the L2 gives 8.3 TB/s to the SMs), at 128 shared memory is the limit: W and x
+// written once and read by wgmma, and the scales, which lie along the accumulator's columns, read by every thread.
+// Tried and left: a GEMV by mma.sync (f16, K split over warps; 0.3 to 0.7 us faster below 6 MB at m = 1, slower by 5 to 70% above); the cluster's
+// sums by plain remote stores and a cluster barrier (its release is a fence to the whole device: 0.5 us); one thread that is not elected in the
+// loader (votes around every TMA instruction). The next 10%: x by multicast to two clusters of the same K (m = 64); for m = 1, W tiled in memory as
+// the ring wants it, so that no tensor map stands before the first byte.
 #include "kernels/cuda/gemm_fp8_small.h"
 
 #include <assert.h>
@@ -17,14 +44,14 @@ typedef struct small_params {
   float *q_scale;
   int64_t ldo, w_scale_ld;
   int m, n;
-  int n_kb, n_longer;      // stages along K of a block of the cluster; the first n_longer have one more
-  int rows, split;         // a block's W rows; the cluster's size
-  int own, own_inv;        // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
-  int ldr;                 // floats from token to token in the reduction buffer
-  int red, done;           // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
+  int n_kb, n_longer;  // stages along K of a block of the cluster; the first n_longer have one more
+  int rows, split;     // a block's W rows; the cluster's size
+  int own, own_inv;    // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
+  int ldr;             // floats from token to token in the reduction buffer
+  int red, done;       // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
   int q_ld;
   bool out_f32, accumulate, silu, gate_up, stacked;
-  bool early;              // W before the ops before this one have ended
+  bool early;  // W before the ops before this one have ended
   ti_swap_ring ring;
 } small_params;
 
@@ -48,7 +75,8 @@ TI_DEV void load_x(uint32_t smem, const small_params &p, const CUtensorMap *x, c
   ti_swap_load(ti_swap_xs_at(p.ring, smem, at.i), xs, at.bar, m0, kb, TI_L2_EVICT_LAST);
 }
 
-// This block's sums of K for every token, in shared memory: the reduction buffer itself where the block is alone, else the ring, which is empty by now.
+// This block's sums of K for every token, in shared memory: the reduction buffer itself where the block is alone, else the ring, which is empty by
+// now.
 template <int MT>
 TI_DEV void lay_out(uint32_t to, int ldr, const float (&sum)[MT / 2], int n_tok) {
   to += (uint32_t)ti_swap_pair() * 4;
@@ -58,14 +86,15 @@ TI_DEV void lay_out(uint32_t to, int ldr, const float (&sum)[MT / 2], int n_tok)
     for (int c = 0; c < 2; c++) {
       const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
       if (tok < n_tok) {
-        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to + (uint32_t)(tok * ldr) * 4), "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]) : "memory");
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to + (uint32_t)(tok * ldr) * 4), "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c])
+                     : "memory");
       }
     }
   }
 }
 
-// .. and on to the blocks of the cluster that own the tokens: red[rank][token][place] there, whose barrier counts the bytes. Few tokens go straight from
-// registers, more by one copy a block.
+// .. and on to the blocks of the cluster that own the tokens: red[rank][token][place] there, whose barrier counts the bytes. Few tokens go straight
+// from registers, more by one copy a block.
 template <int MT>
 TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2], int rank, int n_tok) {
   const uint32_t red = smem + (uint32_t)p.red, done = smem + (uint32_t)p.done, part = (uint32_t)(rank * p.own * p.ldr) * 4;
@@ -78,10 +107,10 @@ TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2
     ti_bar_sync(1, 2 * p.rows);
     const int to = (int)threadIdx.x, left = n_tok - to * p.own, n = left < p.own ? left : p.own;
     if (to < p.split && n > 0) {
-      asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                       ti_mapa(red + part, (uint32_t)to)),
-                   "r"(smem + (uint32_t)(to * p.own * p.ldr) * 4), "r"((uint32_t)(n * p.ldr) * 4), "r"(ti_mapa(done, (uint32_t)to))
-                   : "memory");
+      asm volatile(
+          "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(ti_mapa(red + part, (uint32_t)to)),
+          "r"(smem + (uint32_t)(to * p.own * p.ldr) * 4), "r"((uint32_t)(n * p.ldr) * 4), "r"(ti_mapa(done, (uint32_t)to))
+          : "memory");
     }
     __syncwarp();
   } else {
@@ -189,8 +218,8 @@ TI_DEV void init_barriers(uint8_t *smem, const small_params &p, int ring) {
   ti_fence_mbar_init();
 }
 
-// All loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out before that
-// op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
+// All loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out before
+// that op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
 template <int MT>
 TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
                       const CUtensorMap *xs, bool loader, int ring) {
@@ -298,12 +327,18 @@ typedef void (*small_kernel)(CUtensorMap, CUtensorMap, CUtensorMap, small_params
 
 static small_kernel kernel_for(int tokens, int ahead) {
   switch (tokens) {
-    case 8: return ahead ? fp8_small<8, 1> : fp8_small<8, 0>;
-    case 16: return fp8_small<16, 1>;
-    case 32: return fp8_small<32, 1>;
-    case 64: return ahead ? fp8_small<64, 1> : fp8_small<64, 0>;
-    case 128: return ahead ? fp8_small<128, 1> : fp8_small<128, 0>;
-    default: return NULL;
+    case 8:
+      return ahead ? fp8_small<8, 1> : fp8_small<8, 0>;
+    case 16:
+      return fp8_small<16, 1>;
+    case 32:
+      return fp8_small<32, 1>;
+    case 64:
+      return ahead ? fp8_small<64, 1> : fp8_small<64, 0>;
+    case 128:
+      return ahead ? fp8_small<128, 1> : fp8_small<128, 0>;
+    default:
+      return NULL;
   }
 }
 
@@ -315,31 +350,30 @@ extern "C" bool ti_cuda_fp8_small_takes(const ti_fp8_small_plan *p) {
 
 static int at_most(int x, int most) { return x < most ? x : most; }
 
-// From the lab's sweeps on an H200: the figures are those that came out best there.
-//   up to 32 tokens    64 rows, two blocks an SM, K split until there are some 220 blocks; where n alone gives so many: whole K
-//   33 .. 64           the same for small n (and for so many rows that whole K gives more blocks than SMs); else one block an SM
-//   65 ..              the same for small n, in two halves; else 128 tokens a block
-// With one block an SM the split is at most 2: clusters of 3 or more do not fill the chip's odd-sized parts.
+// From the lab's sweeps on an H200, alone and in chains: the figures are those that came out best there.
+//   up to 64 tokens   64 rows, two blocks an SM (so that the next op's blocks find room beside this one's), K split until there are some 220 blocks; the
+//                     split is the same for all m
+//   65 ..             small n the same in two halves; else 128 tokens a block, one an SM; a split of 3 or more would leave SMs out (clusters and GPCs)
+//   very large n      whole K; one wave of 192 rows where they fit, else 128
 extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
   const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K, tiles = (n + 63) / 64;
-  ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, 1, 1};
+  ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, m <= 32, 2};
   if (silu) {
-    p.rows = 256, p.ahead = m <= 32, p.split = n_sm / (n / 256);
-  } else if (3 * tiles > 4 * n_sm) {  // many rows: one wave of 192 where they fit, else pairs of 128
-    p.tokens = m > 64 ? 128 : p.tokens;
+    p.rows = 256, p.per_sm = 1, p.split = n_sm / (n / 256);
+  } else if (3 * tiles > 4 * n_sm) {
     const bool wave = tiles > 2 * n_sm && tiles <= 3 * n_sm;
-    p.rows = wave ? 192 : 128, p.per_sm = wave || m > 64 ? 1 : 2;
-    p.ahead = m <= 32 || (m > 64 && !wave);
-  } else if (m <= 32) {
-    p.per_sm = 2, p.split = n_sm * 17 / 10 / tiles;
-  } else if (3 * tiles <= n_sm || tiles > n_sm) {
-    p.per_sm = 2, p.ahead = 0, p.split = (m <= 64 ? n_sm * 17 / 10 : n_sm * 3 / 4) / tiles;
-    if (m > 64 && tiles > n_sm) p.tokens = 128, p.rows = 128, p.per_sm = 1, p.ahead = 1;
+    p.rows = wave ? 192 : 128;
+    if (wave || m > 64) p.per_sm = 1;
+    if (m > 64) p.tokens = 128, p.ahead = !wave;
   } else if (m <= 64) {
-    p.split = n_sm / tiles;
+    p.split = n_sm * 17 / 10 / tiles;
+  } else if (3 * tiles <= n_sm) {
+    p.split = n_sm * 3 / 4 / tiles;
   } else {
-    p.tokens = 128, p.split = at_most(n_sm / tiles, 2);
-    if (tiles * 2 > n_sm && n_kb >= 64) p.rows = 128, p.split = 2;
+    p.tokens = 128, p.ahead = 1, p.per_sm = 1;
+    p.split = at_most(n_sm / tiles, 2);
+    if (tiles > n_sm) p.rows = 128;
+    if (tiles <= n_sm && tiles * 2 > n_sm && n_kb >= 64) p.rows = 128, p.split = 2;
   }
   p.split = at_most(p.split, at_most(n_kb / 3, 8));
   if (p.split < 1 || deterministic) p.split = 1;
