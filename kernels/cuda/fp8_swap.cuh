@@ -17,13 +17,13 @@
 #define TI_SWAP_K 128      // one stage's K: a swizzled row, and the scales' block
 #define TI_SWAP_STAGES 32  // at most
 
+// Whether a stage's products run in the tensor core while the stage before is promoted: where registers allow two accumulators.
+static inline __host__ __device__ constexpr int ti_swap_ahead(int mt) { return mt <= 32 || mt == 128; }
 // Most rows of W a block may have, by the registers of its math threads; and its threads then. Behind the math warpgroups comes one warp that loads,
 // or, where the math threads need its registers, a warpgroup that gives them away.
-static inline __host__ __device__ constexpr int ti_swap_rows(int mt, int ahead) {
-  return mt > 64 ? (ahead || mt > 128 ? 128 : 192) : mt <= 32 || !ahead ? 256 : 128;
-}
+static inline __host__ __device__ constexpr int ti_swap_rows(int mt) { return mt > 64 ? 128 : 256; }
 static inline __host__ __device__ constexpr int ti_swap_load_threads(int mt) { return mt > 64 ? 128 : 32; }
-static inline __host__ __device__ constexpr int ti_swap_threads(int mt, int ahead) { return 2 * ti_swap_rows(mt, ahead) + ti_swap_load_threads(mt); }
+static inline __host__ __device__ constexpr int ti_swap_threads(int mt) { return 2 * ti_swap_rows(mt) + ti_swap_load_threads(mt); }
 
 // Shared memory by byte offsets from its 1,024-aligned start. Host and device compute the same.
 typedef struct ti_swap_ring {
@@ -149,11 +149,11 @@ TI_DEV float ti_swap_scale(ti_swap_scales *s, int kb) {
   return __shfl_sync(0xffffffffu, s->now, kb % 32);
 }
 
-// n_kb stages of a math warpgroup: sum = W x^T. AHEAD 1: a stage's products run in the tensor core while the stage before is promoted.
-template <int MT, int AHEAD>
+// n_kb stages of a math warpgroup: sum = W x^T (ti_swap_ahead).
+template <int MT>
 TI_DEV void ti_swap_multiply(const ti_swap_ring &r, ti_swap_pos *at, uint32_t smem, uint32_t rows, ti_swap_scales sw, int n_kb,
                              float (&sum)[MT / 2]) {
-  constexpr bool two = AHEAD && MT <= 128, early = MT <= 64;
+  constexpr bool two = ti_swap_ahead(MT), early = MT <= 64;
 #pragma unroll
   for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
   float acc[1 + two][MT / 2];

@@ -13,7 +13,6 @@ extern "C" {
 typedef struct ti_fp8_masked_plan {
   int rows;    // W rows a tile: 128, 256
   int tokens;  // slots a tile: 8, 16, 32, 64, 192 (192, in parts of 64: 128 rows)
-  int ahead;   // as in gemm_fp8_small.h
   int per_sm;  // 1, 2 persistent blocks an SM
 } ti_fp8_masked_plan;
 
