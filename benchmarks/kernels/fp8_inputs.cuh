@@ -1,5 +1,5 @@
-// Operands of the FP8 labs, made as the engine makes them: random fp32, quantised with the backend's own arithmetic, so that a product can be compared
-// both with the unquantised one and with that of the dequantised operands.
+// Operands of the FP8 labs, made as the engine makes them: random fp32, quantised with the backend's own arithmetic, so that a product can be
+// compared both with the unquantised one and with that of the dequantised operands.
 #ifndef TI_BENCHMARKS_KERNELS_FP8_INPUTS_CUH
 #define TI_BENCHMARKS_KERNELS_FP8_INPUTS_CUH
 #include <cuda_fp8.h>
@@ -8,10 +8,10 @@
 
 typedef struct fp8_operand {
   int64_t rows, k;
-  int block;      // rows a scale covers: 1 or 128
-  float *plain;   // [rows, k], kept where asked
-  uint8_t *q;     // [rows, k]
-  float *scale;   // block 128: [ceil(rows / 128), ceil(k / 128)]; block 1: [ceil(k / 128), rows rounded up to 4], the rest poison
+  int block;                   // rows a scale covers: 1 or 128
+  float *plain;                // [rows, k], kept where asked
+  uint8_t *q;                  // [rows, k]
+  float *scale;                // block 128: [ceil(rows / 128), ceil(k / 128)]; block 1: [ceil(k / 128), rows rounded up to 4], the rest poison
   lab_mat exact, dequantised;  // for the oracle
 } fp8_operand;
 

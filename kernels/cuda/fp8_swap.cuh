@@ -14,25 +14,25 @@
 #define TI_KERNELS_CUDA_FP8_SWAP_CUH
 #include "kernels/cuda/hopper.cuh"
 
-#define TI_SWAP_K 128  // one stage's K: a swizzled row, and the scales' block
+#define TI_SWAP_K 128      // one stage's K: a swizzled row, and the scales' block
 #define TI_SWAP_STAGES 32  // at most
 
-// Most rows of W a block may have, by the registers of its math threads; and its threads then. Behind the math warpgroups comes one warp that loads, or,
-// where the math threads need its registers, a warpgroup that gives them away.
-static inline __host__ __device__ constexpr int ti_swap_rows(int mt, int ahead) {
-  return mt > 64 ? (ahead || mt > 128 ? 128 : 192) : mt <= 32 || !ahead ? 256 : 128;
-}
+// Whether a stage's products run in the tensor core while the stage before is promoted: where registers allow two accumulators.
+static inline __host__ __device__ constexpr int ti_swap_ahead(int mt) { return mt <= 32 || mt == 128; }
+// Most rows of W a block may have, by the registers of its math threads; and its threads then. Behind the math warpgroups comes one warp that loads,
+// or, where the math threads need its registers, a warpgroup that gives them away.
+static inline __host__ __device__ constexpr int ti_swap_rows(int mt) { return mt > 64 ? 128 : 256; }
 static inline __host__ __device__ constexpr int ti_swap_load_threads(int mt) { return mt > 64 ? 128 : 32; }
-static inline __host__ __device__ constexpr int ti_swap_threads(int mt, int ahead) { return 2 * ti_swap_rows(mt, ahead) + ti_swap_load_threads(mt); }
+static inline __host__ __device__ constexpr int ti_swap_threads(int mt) { return 2 * ti_swap_rows(mt) + ti_swap_load_threads(mt); }
 
 // Shared memory by byte offsets from its 1,024-aligned start. Host and device compute the same.
 typedef struct ti_swap_ring {
   int stages;
-  uint32_t stage_bytes;  // W then x
-  uint32_t x_offset;     // in a stage
+  uint32_t stage_bytes;   // W then x
+  uint32_t x_offset;      // in a stage
   uint32_t xs, xs_bytes;  // [stages][MT] fp32, a stage's rounded up to 128 bytes
-  uint32_t bars;         // full [stages], empty [stages]
-  uint32_t end;          // a multiple of 128: what else a kernel needs begins here
+  uint32_t bars;          // full [stages], empty [stages]
+  uint32_t end;           // a multiple of 128: what else a kernel needs begins here
 } ti_swap_ring;
 
 static inline __host__ __device__ ti_swap_ring ti_swap_layout(int rows, int mt, int stages) {
@@ -48,13 +48,16 @@ static inline __host__ __device__ ti_swap_ring ti_swap_layout(int rows, int mt, 
 }
 
 #ifdef __CUDACC__
-// Addresses here are 32-bit shared ones and the same in all threads of a warp, which lets them live in uniform registers: between two wgmmas of a stage
-// there is no time for more.
+// Addresses here are 32-bit shared ones and the same in all threads of a warp, which lets them live in uniform registers: between two wgmmas of a
+// stage there is no time for more.
 TI_DEV uint32_t ti_swap_uniform(uint32_t v) { return __shfl_sync(0xffffffffu, v, 0); }
 
 TI_DEV bool ti_swap_try(uint32_t bar, uint32_t parity) {
   uint32_t done;
-  asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+  asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+               : "=r"(done)
+               : "r"(bar), "r"(parity)
+               : "memory");
   return done != 0;
 }
 TI_DEV void ti_swap_wait(uint32_t bar, uint32_t parity) {
@@ -80,9 +83,7 @@ TI_DEV void ti_swap_next(ti_swap_pos *p, const ti_swap_ring &r, uint32_t smem) {
 TI_DEV uint32_t ti_swap_xs_at(const ti_swap_ring &r, uint32_t smem, int i) { return smem + r.xs + (uint32_t)i * r.xs_bytes; }
 
 // The low word of ti_wgmma_desc: address / 16, and the leading offset that K-major operands do not use.
-TI_DEV uint64_t ti_swap_desc(uint32_t address, int k) {
-  return (uint64_t)(64u | 1u << 30) << 32 | (uint64_t)((address >> 4 | 1u << 16) + 2 * k);
-}
+TI_DEV uint64_t ti_swap_desc(uint32_t address, int k) { return (uint64_t)(64u | 1u << 30) << 32 | (uint64_t)((address >> 4 | 1u << 16) + 2 * k); }
 
 // One stage's products into acc, as one group of wgmmas. `rows`: the byte offset of the warpgroup's 64 rows in a stage.
 template <int MT>
@@ -148,10 +149,11 @@ TI_DEV float ti_swap_scale(ti_swap_scales *s, int kb) {
   return __shfl_sync(0xffffffffu, s->now, kb % 32);
 }
 
-// n_kb stages of a math warpgroup: sum = W x^T. AHEAD 1: a stage's products run in the tensor core while the stage before is promoted.
-template <int MT, int AHEAD>
-TI_DEV void ti_swap_multiply(const ti_swap_ring &r, ti_swap_pos *at, uint32_t smem, uint32_t rows, ti_swap_scales sw, int n_kb, float (&sum)[MT / 2]) {
-  constexpr bool two = AHEAD && MT <= 128, early = MT <= 64;
+// n_kb stages of a math warpgroup: sum = W x^T (ti_swap_ahead).
+template <int MT>
+TI_DEV void ti_swap_multiply(const ti_swap_ring &r, ti_swap_pos *at, uint32_t smem, uint32_t rows, ti_swap_scales sw, int n_kb,
+                             float (&sum)[MT / 2]) {
+  constexpr bool two = ti_swap_ahead(MT), early = MT <= 64;
 #pragma unroll
   for (int i = 0; i < MT / 2; i++) sum[i] = 0.0f;
   float acc[1 + two][MT / 2];
@@ -193,18 +195,20 @@ TI_DEV void ti_swap_expect(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 TI_DEV void ti_swap_load(uint32_t dst, const CUtensorMap *map, uint32_t bar, int x, int y, uint64_t l2) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst),
-               "l"(map), "r"(bar), "r"(x), "r"(y), "l"(l2)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst),
+      "l"(map), "r"(bar), "r"(x), "r"(y), "l"(l2)
+      : "memory");
 }
 
-// The sums' way to shared memory, token by token: 16 rows of W stand as 0 8 1 9 2 10 .. 7 15, so that a thread writes its two rows of a token at once;
-// `ldr` floats from token to token, 4 more than a multiple of 16 (no bank conflicts). The place of this thread's pair in a token:
+// The sums' way to shared memory, token by token: 16 rows of W stand as 0 8 1 9 2 10 .. 7 15, so that a thread writes its two rows of a token at
+// once; `ldr` floats from token to token, 4 more than a multiple of 16 (no bank conflicts). The place of this thread's pair in a token:
 TI_DEV int ti_swap_pair() { return (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4 * 2; }
 // Place 4 i (a multiple of 4) holds rows r, r + 8, r + 1, r + 9 with r:
 TI_DEV int ti_swap_row(int place) { return place / 16 * 16 + place % 16 / 2; }
 
-// What stands at a place (a multiple of 4), turned into four neighbouring rows: lanes i and i ^ 1, which hold neighbouring places, exchange halves. Warp.
+// What stands at a place (a multiple of 4), turned into four neighbouring rows: lanes i and i ^ 1, which hold neighbouring places, exchange halves.
+// Warp.
 TI_DEV float4 ti_swap_four(float4 v, int place, int *row) {
   const bool odd = place & 4;
   const float a = __shfl_xor_sync(0xffffffffu, odd ? v.x : v.y, 1), b = __shfl_xor_sync(0xffffffffu, odd ? v.z : v.w, 1);

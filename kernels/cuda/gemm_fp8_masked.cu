@@ -1,3 +1,22 @@
+// Grouped FP8 GEMM over fixed slots: every taken expert's W is read once (bound: memory), an empty expert costs one look at its count.
+//
+//   slots   expert 0: [tok tok tok  .   .  ]   expert 1: [ .  .  .  .  . ]   expert 2: [tok tok  .  .  . ]      counts 3, 0, 2, on the device
+//
+//   A persistent block lists the tiles once (a scan of the counts), then takes tile blockIdx.x, + gridDim.x, ..:
+//
+//     tile = rows of one W_e  x  up to `tokens` of its slots            first[e]: number of expert e's first tile
+//     order: expert, rows, blocks of tokens (neighbours share W in L2)
+//
+//   The loading warp (fp8_swap.cuh's ring) runs ahead over the tiles: memory stays busy while sums are written out. The sums go through a staging
+//   buffer of up to 64 tokens, token by token: bf16 rows, or, with 256 rows a tile (gate | up | gate | up in runs of 64), silu(gate) * up and its
+//   codes: 128 outputs are one scale. Tiles of more than 64 tokens consist of parts of 64; an expert's tiles have the same number of parts, and what
+//   no token is in is neither loaded nor multiplied.
+//
+// Figures (H200, copy 4.23 TB/s, lab_gemm_fp8_masked; us, GB/s, share of the copy):
+//   FIGURES
+// silu-mul + quantise as an epilogue costs nothing measurable there, and saves the neighbour's launch and 4 bytes an output of traffic.
+// 32 x 192 is bound by shared memory (gemm_fp8_small.cu's head); experts of many hundred tokens belong to gemm_fp8_grouped (slots as blocks:
+// offset[e] = e * max_m), where tokens are wgmma's wide side.
 #include "kernels/cuda/gemm_fp8_masked.h"
 
 #include <assert.h>
@@ -137,12 +156,12 @@ TI_DEV void write_silu(const masked_params &p, const float *buf, const masked_ti
 }
 
 // One tile of up to MT tokens: its stages, then its sums, MASKED_PART tokens at a time, through the staging buffer and out.
-template <int MT, int AHEAD>
+template <int MT>
 TI_DEV void multiply_tile(float *buf, uint32_t base, const masked_params &p, const masked_tile &tile, int group, ti_swap_pos *at) {
   constexpr int part = MT < MASKED_PART ? MT : MASKED_PART;
   const float *ws = p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb;
   float sum[MT / 2];
-  ti_swap_multiply<MT, AHEAD>(p.ring, at, base, (uint32_t)group * 64 * TI_SWAP_K, ti_swap_scales_at(ws, p.n_kb), p.n_kb, sum);
+  ti_swap_multiply<MT>(p.ring, at, base, (uint32_t)group * 64 * TI_SWAP_K, ti_swap_scales_at(ws, p.n_kb), p.n_kb, sum);
 #pragma unroll
   for (int t0 = 0; t0 < MT; t0 += part) {
     if (t0 >= tile.n_tok) break;
@@ -160,7 +179,7 @@ TI_DEV void multiply_tile(float *buf, uint32_t base, const masked_params &p, con
   }
 }
 
-template <int MT, int AHEAD>
+template <int MT>
 TI_DEV void multiply_all(uint8_t *smem, uint32_t base, const masked_params &p, const int32_t *count, const int32_t *first) {
   const int group = (int)ti_swap_uniform(threadIdx.x / 128);
   float *buf = (float *)(smem + p.stage);
@@ -169,17 +188,17 @@ TI_DEV void multiply_all(uint8_t *smem, uint32_t base, const masked_params &p, c
   for (int t = (int)blockIdx.x, n_tile = first[p.n_expert]; t < n_tile; t += (int)gridDim.x) {
     tile = tile_at<MT>(p, count, first, t, tile.e);
     if (MT > MASKED_PART && tile.n_tok <= MASKED_PART) {
-      multiply_tile<MASKED_PART, 1>(buf, base, p, tile, group, &at);
+      multiply_tile<MASKED_PART>(buf, base, p, tile, group, &at);
     } else if (MT > 2 * MASKED_PART && tile.n_tok <= 2 * MASKED_PART) {
-      multiply_tile<2 * MASKED_PART, 1>(buf, base, p, tile, group, &at);
+      multiply_tile<2 * MASKED_PART>(buf, base, p, tile, group, &at);
     } else {
-      multiply_tile<MT, AHEAD>(buf, base, p, tile, group, &at);
+      multiply_tile<MT>(buf, base, p, tile, group, &at);
     }
   }
 }
 
-template <int MT, int AHEAD>
-static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
+template <int MT>
+static __global__ void __launch_bounds__(ti_swap_threads(MT), 1)
     fp8_masked(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
                const __grid_constant__ masked_params p) {
   extern __shared__ __align__(1024) uint8_t smem[];
@@ -206,8 +225,8 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
     if (MT > 64) ti_reg_dealloc<32>();
     if (warp == n_warp) load_all<MT>(base, p, &w, &x, &xs, count, first);
   } else {
-    if (MT > 64) ti_reg_alloc<(AHEAD || MT > 128) ? 232 : 160>();
-    multiply_all<MT, AHEAD>(smem, base, p, count, first);
+    if (MT > 64) ti_reg_alloc<232>();
+    multiply_all<MT>(smem, base, p, count, first);
   }
 }
 
@@ -218,14 +237,20 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
 
 typedef void (*masked_kernel)(CUtensorMap, CUtensorMap, CUtensorMap, masked_params);
 
-static masked_kernel kernel_for(int tokens, int ahead) {
+static masked_kernel kernel_for(int tokens) {
   switch (tokens) {
-    case 8: return fp8_masked<8, 1>;
-    case 16: return fp8_masked<16, 1>;
-    case 32: return fp8_masked<32, 1>;
-    case 64: return ahead ? fp8_masked<64, 1> : fp8_masked<64, 0>;
-    case 192: return fp8_masked<192, 0>;
-    default: return NULL;
+    case 8:
+      return fp8_masked<8>;
+    case 16:
+      return fp8_masked<16>;
+    case 32:
+      return fp8_masked<32>;
+    case 64:
+      return fp8_masked<64>;
+    case 192:
+      return fp8_masked<192>;
+    default:
+      return NULL;
   }
 }
 
@@ -234,7 +259,6 @@ extern "C" ti_fp8_masked_plan ti_cuda_fp8_masked_plan(int expected_m, int n, boo
   p.tokens = expected_m <= 8 ? 8 : expected_m <= 16 ? 16 : expected_m <= 32 ? 32 : expected_m <= 64 || silu ? 64 : 192;
   p.rows = silu || (p.tokens == 64 && n % 256 == 0) ? 256 : 128;
   p.per_sm = p.rows == 256 || p.tokens > 64 ? 1 : 2;
-  p.ahead = p.tokens <= 32 || (p.tokens == 64 && p.rows <= 128 && p.per_sm == 1);
   return p;
 }
 
@@ -252,8 +276,8 @@ static ti_status maps(const ti_fp8_masked_args *a, const ti_fp8_masked_plan *pla
 extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) {
   ti_fp8_masked_plan plan = a->plan;
   if (plan.rows == 0) plan = ti_cuda_fp8_masked_plan(a->expected_m, a->n, a->silu);
-  const masked_kernel kernel = kernel_for(plan.tokens, plan.ahead);
-  assert(kernel != NULL && a->n % plan.rows == 0 && a->k % 16 == 0 && plan.rows <= ti_swap_rows(plan.tokens, plan.ahead));
+  const masked_kernel kernel = kernel_for(plan.tokens);
+  assert(kernel != NULL && a->n % plan.rows == 0 && a->k % 16 == 0 && plan.rows <= ti_swap_rows(plan.tokens));
   assert(a->n_expert <= TI_FP8_MASKED_EXPERTS && (int64_t)a->n_expert * a->max_m % 4 == 0 && (!a->silu || plan.rows == 256));
 
   masked_params p = {};

@@ -1,3 +1,30 @@
+// FP8 GEMM for few tokens: W is read once, and nothing else may take longer.
+//
+//   grid (split, n / rows, m / tokens); the `split` blocks of a cluster share one tile of out and cut K:
+//
+//               K ->                                      a block: a ring of TMA loads (fp8_swap.cuh: W is wgmma's 64-row side, tokens the narrow
+//               one),
+//           +---------+---------+---------+               rows / 64 math warpgroups, one warp that loads
+//   n rows  | block 0 | block 1 | block 2 |
+//           +---------+---------+---------+
+//             sums |     |     |      fp32, through distributed shared memory to the block that owns the token (token t: block t / own): up to 16
+//                  v     v     v      tokens by st.async from registers, more by one bulk copy a pair of blocks out of the drained ring
+//               red[block][token][row]      the owner waits for the bytes, adds in the order of K, and writes bf16 (or fp32, silu(gate) * up, codes)
+//
+// Bits: the order of sums depends on `split` alone, not on rows, tokens or timing.
+// Latency: after another op in the stream (d->pdl) the first ring of W, up to 200 KB an SM, is on its way before that op has ended.
+//
+// What bounds it (H200, copy 4.23 TB/s, lab_gemm_fp8_small; alone / as one of a chain of ops, the way a decode step runs it; us):
+//   n, k            W, MB  at copy   m = 1          m = 16         m = 64         m = 128
+//   FIGURES
+// Alone, an empty kernel takes 2.9 us of those; the first bytes come 1.3 us after the start (tensor maps, cold code and constants, DRAM), the last
+// ones take 1 us to the output: of 25 to 40 MB that is a third of the time. Large matrices and chains run at 80 to 93% of the copy bandwidth. From 64
+// tokens on x costs as much L2 traffic as W (64 rows a block: 2x; the L2 gives 8.3 TB/s to the SMs), at 128 shared memory is the limit: W and x
+// written once and read by wgmma, and the scales, which lie along the accumulator's columns, read by every thread.
+// Tried and left: a GEMV by mma.sync (f16, K split over warps; 0.3 to 0.7 us faster below 6 MB at m = 1, slower by 5 to 70% above); the cluster's
+// sums by plain remote stores and a cluster barrier (its release is a fence to the whole device: 0.5 us); one thread that is not elected in the
+// loader (votes around every TMA instruction). The next 10%: x by multicast to two clusters of the same K (m = 64); for m = 1, W tiled in memory as
+// the ring wants it, so that no tensor map stands before the first byte.
 #include "kernels/cuda/gemm_fp8_small.h"
 
 #include <assert.h>
@@ -17,14 +44,14 @@ typedef struct small_params {
   float *q_scale;
   int64_t ldo, w_scale_ld;
   int m, n;
-  int n_kb, n_longer;      // stages along K of a block of the cluster; the first n_longer have one more
-  int rows, split;         // a block's W rows; the cluster's size
-  int own, own_inv;        // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
-  int ldr;                 // floats from token to token in the reduction buffer
-  int red, done;           // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
+  int n_kb, n_longer;  // stages along K of a block of the cluster; the first n_longer have one more
+  int rows, split;     // a block's W rows; the cluster's size
+  int own, own_inv;    // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
+  int ldr;             // floats from token to token in the reduction buffer
+  int red, done;       // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
   int q_ld;
   bool out_f32, accumulate, silu, gate_up, stacked;
-  bool early;              // W before the ops before this one have ended
+  bool early;  // W before the ops before this one have ended
   ti_swap_ring ring;
 } small_params;
 
@@ -48,42 +75,46 @@ TI_DEV void load_x(uint32_t smem, const small_params &p, const CUtensorMap *x, c
   ti_swap_load(ti_swap_xs_at(p.ring, smem, at.i), xs, at.bar, m0, kb, TI_L2_EVICT_LAST);
 }
 
-// This block's sums of K for every token, in shared memory: the reduction buffer itself where the block is alone, else the ring, which is empty by now.
+TI_DEV void put_pair(uint32_t at, float a, float b) { asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(a), "f"(b) : "memory"); }
+
+// This block's sums of K for every token, in shared memory from `to` on; those of the tokens own0 .. own1 - 1 by `shift` further on.
 template <int MT>
-TI_DEV void lay_out(uint32_t to, int ldr, const float (&sum)[MT / 2], int n_tok) {
+TI_DEV void lay_out(uint32_t to, int ldr, const float (&sum)[MT / 2], int n_tok, int own0, int own1, uint32_t shift) {
   to += (uint32_t)ti_swap_pair() * 4;
 #pragma unroll
   for (int j = 0; j < MT / 8; j++) {
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
-      if (tok < n_tok) {
-        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to + (uint32_t)(tok * ldr) * 4), "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]) : "memory");
-      }
+      const uint32_t at = to + (uint32_t)(tok * ldr) * 4 + (tok >= own0 && tok < own1 ? shift : 0);
+      if (tok < n_tok) put_pair(at, sum[4 * j + c], sum[4 * j + 2 + c]);
     }
   }
 }
 
-// .. and on to the blocks of the cluster that own the tokens: red[rank][token][place] there, whose barrier counts the bytes. Few tokens go straight from
-// registers, more by one copy a block.
+// This block's sums to the blocks of the cluster that own the tokens: red[rank][token][place] there, whose barrier counts the bytes that come from
+// others. Few tokens go straight from registers, more by one copy a block out of the ring, which is empty by now. What the block keeps it writes
+// itself.
 template <int MT>
 TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2], int rank, int n_tok) {
   const uint32_t red = smem + (uint32_t)p.red, done = smem + (uint32_t)p.done, part = (uint32_t)(rank * p.own * p.ldr) * 4;
   if (p.split == 1) {
-    lay_out<MT>(red, p.ldr, sum, n_tok);
+    lay_out<MT>(red, p.ldr, sum, n_tok, 0, 0, 0);
   } else if (MT > TI_SMALL_DIRECT) {
     ti_bar_sync(1, 2 * p.rows);  // every warp has read its last stage
-    lay_out<MT>(smem, p.ldr, sum, n_tok);
+    lay_out<MT>(smem, p.ldr, sum, n_tok, rank * p.own, (rank + 1) * p.own, (uint32_t)p.red);
     ti_fence_proxy_async();
+    __syncwarp();
     ti_bar_sync(1, 2 * p.rows);
     const int to = (int)threadIdx.x, left = n_tok - to * p.own, n = left < p.own ? left : p.own;
-    if (to < p.split && n > 0) {
-      asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                       ti_mapa(red + part, (uint32_t)to)),
-                   "r"(smem + (uint32_t)(to * p.own * p.ldr) * 4), "r"((uint32_t)(n * p.ldr) * 4), "r"(ti_mapa(done, (uint32_t)to))
-                   : "memory");
+    if (to < p.split && to != rank && n > 0) {
+      asm volatile(
+          "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(ti_mapa(red + part, (uint32_t)to)),
+          "r"(smem + (uint32_t)(to * p.own * p.ldr) * 4), "r"((uint32_t)(n * p.ldr) * 4), "r"(ti_mapa(done, (uint32_t)to))
+          : "memory");
     }
     __syncwarp();
+    return;
   } else {
     const uint32_t base = red + part + (uint32_t)ti_swap_pair() * 4;
 #pragma unroll
@@ -92,15 +123,20 @@ TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2
       for (int c = 0; c < 2; c++) {
         const int tok = 8 * j + 2 * (threadIdx.x & 3) + c;
         if (tok >= n_tok) continue;
-        const uint32_t owner = (uint32_t)(tok * p.own_inv) >> 16;
-        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
-                         ti_mapa(base + (uint32_t)((tok - (int)owner * p.own) * p.ldr) * 4, owner)),
-                     "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]), "r"(ti_mapa(done, owner))
-                     : "memory");
+        const int owner = (tok * p.own_inv) >> 16;
+        const uint32_t at = base + (uint32_t)((tok - owner * p.own) * p.ldr) * 4;
+        if (owner == rank) {
+          put_pair(at, sum[4 * j + c], sum[4 * j + 2 + c]);
+        } else {
+          asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(ti_mapa(at, (uint32_t)owner)),
+                       "f"(sum[4 * j + c]), "f"(sum[4 * j + 2 + c]), "r"(ti_mapa(done, (uint32_t)owner))
+                       : "memory");
+        }
       }
     }
-    __syncwarp();
   }
+  __syncwarp();
+  ti_bar_sync(1, 2 * p.rows);  // what the block keeps
 }
 
 // The sum over the cluster, in the order of K: the four rows at a place of one token.
@@ -189,8 +225,8 @@ TI_DEV void init_barriers(uint8_t *smem, const small_params &p, int ring) {
   ti_fence_mbar_init();
 }
 
-// All loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out before that
-// op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
+// All loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out before
+// that op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
 template <int MT>
 TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
                       const CUtensorMap *xs, bool loader, int ring) {
@@ -219,7 +255,7 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
       ti_swap_next(&at, p.ring, base);
     }
     if ((threadIdx.x & 31) == 0 && p.split > 1 && b.n_own > 0) {  // any time before the sums are asked for
-      ti_mbar_expect((uint64_t *)(smem + p.done), (uint32_t)(p.split * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
+      ti_mbar_expect((uint64_t *)(smem + p.done), (uint32_t)((p.split - 1) * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
     }
   }
   __syncwarp();
@@ -230,22 +266,18 @@ TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const
   }
 }
 
-template <int MT, int AHEAD>
+template <int MT>
 TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b) {
   const int group = (int)ti_swap_uniform(threadIdx.x / 128), last = (p.n - 1) / 128;
   const int block = (p.stacked ? stacked_row(p, b.n0, group) : b.n0 + group * 64) / 128;
   const ti_swap_scales sw = ti_swap_scales_at(p.w_scale + (block < last ? block : last) * p.w_scale_ld + b.kb0, b.n_kb);
   ti_swap_pos at = ti_swap_first(base, p.ring);
   float sum[MT / 2];
-  ti_swap_multiply<MT, AHEAD>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, sw, b.n_kb, sum);
+  ti_swap_multiply<MT>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, sw, b.n_kb, sum);
   ti_griddep_wait();
   if (p.split > 1) ti_cluster_wait();  // the peers have begun: their shared memory may be written
   push<MT>(base, p, sum, b.rank, b.n_tok);
-  if (p.split == 1) {
-    ti_bar_sync(1, 2 * p.rows);
-  } else if (b.n_own > 0) {
-    ti_mbar_wait((uint64_t *)(smem + p.done), 0);  // no peer writes here after this
-  }
+  if (p.split > 1 && b.n_own > 0) ti_mbar_wait((uint64_t *)(smem + p.done), 0);  // no peer writes here after this
   const bool copied = p.split > 1 && MT > TI_SMALL_DIRECT;
   if (copied) ti_cluster_arrive_relaxed();
   const float *red = (const float *)(smem + p.red);
@@ -258,8 +290,8 @@ TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const
   if (copied) ti_cluster_wait();  // the peers have what they copy from here: the block may end
 }
 
-template <int MT, int AHEAD>
-static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
+template <int MT>
+static __global__ void __launch_bounds__(ti_swap_threads(MT), 1)
     fp8_small(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
               const __grid_constant__ small_params p) {
   extern __shared__ __align__(1024) uint8_t smem[];
@@ -284,8 +316,8 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
     if (MT > 64) ti_reg_dealloc<32>();
     load_role<MT>(smem, base, p, b, &w, &x, &xs, warp == loader, ring);
   } else {
-    if (MT > 64) ti_reg_alloc<(AHEAD || MT > 128) ? 232 : 160>();
-    math_role<MT, AHEAD>(smem, base, p, b);
+    if (MT > 64) ti_reg_alloc<232>();
+    math_role<MT>(smem, base, p, b);
   }
 }
 
@@ -296,50 +328,51 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT, AHEAD), 1)
 
 typedef void (*small_kernel)(CUtensorMap, CUtensorMap, CUtensorMap, small_params);
 
-static small_kernel kernel_for(int tokens, int ahead) {
+static small_kernel kernel_for(int tokens) {
   switch (tokens) {
-    case 8: return ahead ? fp8_small<8, 1> : fp8_small<8, 0>;
-    case 16: return fp8_small<16, 1>;
-    case 32: return fp8_small<32, 1>;
-    case 64: return ahead ? fp8_small<64, 1> : fp8_small<64, 0>;
-    case 128: return ahead ? fp8_small<128, 1> : fp8_small<128, 0>;
-    default: return NULL;
+    case 8:
+      return fp8_small<8>;
+    case 16:
+      return fp8_small<16>;
+    case 32:
+      return fp8_small<32>;
+    case 64:
+      return fp8_small<64>;
+    case 128:
+      return fp8_small<128>;
+    default:
+      return NULL;
   }
 }
 
 extern "C" bool ti_cuda_fp8_small_takes(const ti_fp8_small_plan *p) {
-  if (kernel_for(p->tokens, p->ahead) == NULL || p->rows % 64 != 0 || p->rows < 64 || p->rows > ti_swap_rows(p->tokens, p->ahead)) return false;
-  if (p->split < 1 || p->split > 8 || (p->tokens <= 32 && !p->ahead)) return false;
-  return p->per_sm == 1 || (p->per_sm == 2 && p->rows <= 128 && p->tokens <= 64 && !(p->tokens == 64 && p->ahead));
+  if (kernel_for(p->tokens) == NULL || p->rows % 64 != 0 || p->rows < 64 || p->rows > ti_swap_rows(p->tokens)) return false;
+  return p->split >= 1 && p->split <= 8 && (p->per_sm == 1 || (p->per_sm == 2 && p->rows <= 128 && p->tokens <= 64));
 }
 
 static int at_most(int x, int most) { return x < most ? x : most; }
 
-// From the lab's sweeps on an H200: the figures are those that came out best there.
-//   up to 32 tokens    64 rows, two blocks an SM, K split until there are some 220 blocks; where n alone gives so many: whole K
-//   33 .. 64           the same for small n (and for so many rows that whole K gives more blocks than SMs); else one block an SM
-//   65 ..              the same for small n, in two halves; else 128 tokens a block
-// With one block an SM the split is at most 2: clusters of 3 or more do not fill the chip's odd-sized parts.
+// From the lab's sweeps on an H200, alone and in chains: the figures are those that came out best there.
+//   up to 64 tokens   64 rows, two blocks an SM (so that the next op's blocks find room beside this one's), K split until there are some 220 blocks;
+//   the
+//                     split is the same for all m
+//   very large n      whole K; one wave of 192 rows where they fit, else 128
+//   65 ..             128 tokens a block, one an SM; a split of 3 or more would leave SMs out (clusters and GPCs). gemm_fp8 is faster where it takes
+//                     the product; this is for bias, fp32 and accumulating output
 extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
   const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K, tiles = (n + 63) / 64;
-  ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, 1, 1};
+  ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, 2};
   if (silu) {
-    p.rows = 256, p.ahead = m <= 32, p.split = n_sm / (n / 256);
-  } else if (3 * tiles > 4 * n_sm) {  // many rows: one wave of 192 where they fit, else pairs of 128
-    p.tokens = m > 64 ? 128 : p.tokens;
-    const bool wave = tiles > 2 * n_sm && tiles <= 3 * n_sm;
-    p.rows = wave ? 192 : 128, p.per_sm = wave || m > 64 ? 1 : 2;
-    p.ahead = m <= 32 || (m > 64 && !wave);
-  } else if (m <= 32) {
-    p.per_sm = 2, p.split = n_sm * 17 / 10 / tiles;
-  } else if (3 * tiles <= n_sm || tiles > n_sm) {
-    p.per_sm = 2, p.ahead = 0, p.split = (m <= 64 ? n_sm * 17 / 10 : n_sm * 3 / 4) / tiles;
-    if (m > 64 && tiles > n_sm) p.tokens = 128, p.rows = 128, p.per_sm = 1, p.ahead = 1;
-  } else if (m <= 64) {
-    p.split = n_sm / tiles;
+    p.rows = 256, p.per_sm = 1, p.split = n_sm / (n / 256);
+  } else if (m > 64) {
+    p.tokens = 128, p.per_sm = 1, p.split = at_most(n_sm / tiles, 2);
+    if (tiles > n_sm) p.rows = 128;
+  } else if (3 * tiles <= 4 * n_sm) {
+    p.split = n_sm * 17 / 10 / tiles;
+  } else if (tiles > 2 * n_sm && tiles <= 3 * n_sm) {
+    p.rows = 192, p.per_sm = 1;
   } else {
-    p.tokens = 128, p.split = at_most(n_sm / tiles, 2);
-    if (tiles * 2 > n_sm && n_kb >= 64) p.rows = 128, p.split = 2;
+    p.rows = 128;
   }
   p.split = at_most(p.split, at_most(n_kb / 3, 8));
   if (p.split < 1 || deterministic) p.split = 1;
@@ -359,7 +392,7 @@ static ti_status maps(const ti_fp8_small_args *a, const ti_fp8_small_plan *plan,
 extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   ti_fp8_small_plan plan = a->plan;
   if (plan.rows == 0) plan = ti_cuda_fp8_small_plan(a->m, a->n, a->k, a->silu, d->deterministic, d->n_sm);
-  const small_kernel kernel = kernel_for(plan.tokens, plan.ahead);
+  const small_kernel kernel = kernel_for(plan.tokens);
   const int n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K, split = plan.split < n_kb ? plan.split : n_kb;
   assert(ti_cuda_fp8_small_takes(&plan) && a->n % 8 == 0 && a->k % 16 == 0);
   assert(!a->silu || (plan.rows == 256 && a->n % 256 == 0));
