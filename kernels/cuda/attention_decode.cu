@@ -264,14 +264,237 @@ static __device__ __forceinline__ void fold_cluster(const attn &a, const attn_ti
 
 // ---- the kernel ----
 
+// This thread's rows g and g + 8 of the tile: what they attend, where they go.
+struct two_rows {
+  int lo[2], hi[2];
+  uint64_t mask[2];
+  int64_t out_at[2];  // row * n_head + head; -1: behind the run's last
+  const bf16 *q[2];
+};
+
+static __device__ __forceinline__ void find_rows(const attn &a, const attn_tile &t, int head, int dim, int g, two_rows *out) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int packed = t.first + g + 8 * r;
+    const bool in = packed < t.n;
+    const int row = t.row0 + (in ? packed / a.group : 0), h = head * a.group + packed % a.group;
+    const row_span rs = row_limits(a, t.seq, row);
+    out->lo[r] = rs.lo, out->hi[r] = rs.hi;
+    out->mask[r] = a.mask ? a.mask[row] : ~0ull;
+    out->out_at[r] = in ? (int64_t)row * a.n_head + h : -1;
+    out->q[r] = in ? a.q + (int64_t)row * a.ldq + (int64_t)h * dim : nullptr;
+  }
+}
+
+static __device__ __forceinline__ void mask_out(float (&x)[4][4], const two_rows &rows, int first_place, int own0) {
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int p = first_place + 8 * j + (i & 1), r = i / 2, own = p - own0;
+      const bool sees = p >= rows.lo[r] && p <= rows.hi[r] && (own < 0 || own > 63 || (rows.mask[r] >> own & 1));
+      if (!sees) x[j][i] = -CUDART_INF_F;
+    }
+  }
+}
+
+// This warp's part of the rows' maxima into shared memory; E4M3: of the scales of V (vs) that they meet, too.
+template <bool SCALED>
+static __device__ __forceinline__ void put_max(const float (&x)[4][4], const float2 (&vs)[4], shared *sh, int warp, int g, int q4) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    float m = fmaxf(x[0][2 * r], x[0][2 * r + 1]);
+#pragma unroll
+    for (int j = 1; j < 4; j++) m = fmaxf(m, fmaxf(x[j][2 * r], x[j][2 * r + 1]));
+    m = quad_max(m);
+    if (q4 == 0) sh->max[g + 8 * r][warp] = m;
+    if (SCALED) {
+      float top = 0.0f;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        if (x[j][2 * r] != -CUDART_INF_F) top = fmaxf(top, vs[j].x);
+        if (x[j][2 * r + 1] != -CUDART_INF_F) top = fmaxf(top, vs[j].y);
+      }
+      top = quad_max(top);
+      if (q4 == 0) sh->v_max[g + 8 * r][warp] = top;
+    }
+  }
+}
+
+// Scores become p in shared memory; m: the rows' maxima; v_unit: what p was divided by beside (E4M3).
+template <typename KV, int DIM>
+static __device__ __forceinline__ void put_p(const float (&x)[4][4], const float2 (&vs)[4], float c, shared *sh, int warp, int g, int q4,
+                                             float (&m)[2], float (&v_unit)[2]) {
+  constexpr bool SCALED = KV::SCALES != 0;
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const float4 v = *(const float4 *)sh->max[g + 8 * r];
+    m[r] = __fmul_rn(fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)), c);
+    const float ref = m[r] == -CUDART_INF_F ? 0.0f : m[r];
+    float undo = 1.0f, sum = 0.0f;
+    v_unit[r] = 1.0f;
+    if (SCALED) {
+      const float4 u = *(const float4 *)sh->v_max[g + 8 * r];
+      v_unit[r] = kv_e4m3<DIM>::power_below(fmaxf(fmaxf(u.x, u.y), fmaxf(u.z, u.w)));
+      undo = 1.0f / v_unit[r];
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const float p0 = exp2_fast(__fmaf_rn(x[j][2 * r], c, -ref)), p1 = exp2_fast(__fmaf_rn(x[j][2 * r + 1], c, -ref));
+      sum += p0;
+      sum += p1;
+      // a scale that is not attended may be anything: p of 0 stays 0
+      const float s0 = SCALED && p0 > 0.0f ? vs[j].x * undo : 0.0f, s1 = SCALED && p1 > 0.0f ? vs[j].y * undo : 0.0f;
+      *(uint32_t *)&sh->p[g + 8 * r][32 * warp + 8 * j + 2 * q4] = KV::pack_p(p0, p1, s0, s1);
+    }
+    sh->sum[g + 8 * r][q4][warp] = sum;
+  }
+}
+
+// Two rows' state: M, L (chunk's L: this lane's part) and this warp's share of the numbers.
+template <int MINE>
+struct sums {
+  float chunk_o[MINE][2][4], row_o[MINE][2][4], chunk_m[2], chunk_l[2], row_m[2], row_l[2];
+};
+
+// A chunk is complete: into the row's sums, or out of the block (part, ml: of row r).
+template <typename KV, int DIM, int MINE>
+static __device__ __forceinline__ void end_chunk(sums<MINE> &st, int r, bool whole, float *part, float2 *ml, int warp, int q4) {
+  const float l = quad_sum(st.chunk_l[r]);
+  if (whole) {
+    const fold_factors w = fold_of(st.row_m[r], st.chunk_m[r]);
+    st.row_m[r] = w.max;
+    st.row_l[r] = fold(st.row_l[r], l, w);
+    fold_all(st.row_o, st.chunk_o, r, w);
+  } else if (part) {
+    if (warp == 0 && q4 == 0) *ml = make_float2(st.chunk_m[r], l);
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+      const int pair = warp + WARPS * i;
+      if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
+#pragma unroll
+      for (int n = 0; n < 2; n++) *(float2 *)(part + 16 * pair + KV::column(n, q4)) = KV::two(st.chunk_o[i], n, r);
+    }
+  }
+  st.chunk_m[r] = -CUDART_INF_F, st.chunk_l[r] = 0.0f;
+#pragma unroll
+  for (int i = 0; i < MINE; i++) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) st.chunk_o[i][e / 2][2 * r + e % 2] = 0.0f;
+  }
+}
+
+template <typename KV, int DIM, int MINE>
+static __device__ __forceinline__ void put_out(const attn &a, const sums<MINE> &st, const two_rows &rows, int warp, int q4) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    if (rows.out_at[r] < 0) continue;
+    const int row = (int)(rows.out_at[r] / a.n_head), h = (int)(rows.out_at[r] % a.n_head);
+    const float inv = inverse(st.row_l[r]);
+    bf16 *dst = a.out + (int64_t)row * a.ldo + (int64_t)h * DIM;
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+      const int pair = warp + WARPS * i;
+      if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
+#pragma unroll
+      for (int n = 0; n < 2; n++) {
+        const float2 v = KV::two(st.row_o[i], n, r);
+        *(uint32_t *)(dst + 16 * pair + KV::column(n, q4)) = ti_pack_bf16(v.x * inv, v.y * inv);
+      }
+    }
+  }
+}
+
+// What a block does of its tile: spans s0 .. s1, in chunks c0 .. of the run's run0 .. run1.
+struct work {
+  int s0, s1, c0, run0, run1;
+  bool whole;    // it has the whole run and writes the rows; else it leaves chunks,
+  bool cluster;  // in shared memory
+};
+
+static __device__ __forceinline__ bool find_work(const attn &a, const attn_tile &t, work *w) {
+  run_chunks(a, t.seq, t.row0, t.n / a.group, &w->run0, &w->run1);
+  w->c0 = w->run0 + blockIdx.z * a.block_chunks;
+  const int c1 = min(w->c0 + a.block_chunks, w->run1 + 1) - 1;
+  w->whole = gridDim.z == 1 || w->run0 == w->run1;
+  w->cluster = a.cluster && !w->whole;
+  w->s0 = max(t.lo / SPAN, w->c0 * CHUNK_SPANS);
+  w->s1 = t.hi < t.lo ? w->s0 - 1 : min(t.hi / SPAN, c1 * CHUNK_SPANS + CHUNK_SPANS - 1);
+  return w->whole ? blockIdx.z == 0 : w->c0 <= c1;
+}
+
+template <typename KV, int DIM>
+static __device__ __forceinline__ void attend(const attn &a, const attn_tile &t, const work &w, int head, uint8_t *ring, int n_stage, shared *sh) {
+  constexpr int MINE = (DIM / 16 + WARPS - 1) / WARPS, STAGE = KV::STAGE;
+  constexpr bool SCALED = KV::SCALES != 0;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q4 = lane % 4;
+  float *const my_part = (float *)(sh + 1);                                 // [block_chunks][ROWS][DIM], of a cluster's block
+  float2 *const my_ml = (float2 *)(my_part + a.block_chunks * ROWS * DIM);  // [block_chunks][ROWS]
+  two_rows rows;
+  find_rows(a, t, head, DIM, g, &rows);
+  KV kv;
+  kv.load_q(rows.q[0], rows.q[1], q4);
+  sums<MINE> st = {};
+  st.chunk_m[0] = st.chunk_m[1] = st.row_m[0] = st.row_m[1] = -CUDART_INF_F;
+  int stage = 0;
+  uint32_t phase = 0;
+  for (int s = w.s0; s <= w.s1; s++) {
+    float x[4][4] = {}, o[MINE][2][4] = {}, m[2], v_unit[2];
+    float2 vs[4] = {};
+    ti_mbar_wait(&sh->full[stage], phase);
+    kv.scores(x, ring + stage * STAGE, warp, lane);
+    __syncwarp();
+    if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
+    if (++stage == n_stage) stage = 0, phase ^= 1;
+    if (s * SPAN < t.lo_all || s * SPAN + SPAN > t.hi_plain + 1) mask_out(x, rows, s * SPAN + 32 * warp + 2 * q4, t.own0);
+    uint8_t *const v = ring + stage * STAGE;
+    if (SCALED) {
+      ti_mbar_wait(&sh->full[stage], phase);
+#pragma unroll
+      for (int j = 0; j < 4; j++) vs[j] = *(const float2 *)(v + KV::SCALES + (32 * warp + 8 * j + 2 * q4) * 4);
+    }
+    put_max<SCALED>(x, vs, sh, warp, g, q4);
+    ti_bar_sync(1, MATH);
+    put_p<KV, DIM>(x, vs, a.c, sh, warp, g, q4, m, v_unit);
+    if (!SCALED) ti_mbar_wait(&sh->full[stage], phase);
+    const bool ragged = s * SPAN < t.lo || s * SPAN + SPAN - 1 > t.hi;
+    if (ragged) attn_clear_outside<KV::HALVES, MATH>(v, s, t.lo, t.hi);
+    ti_bar_sync(1, MATH);
+    KV::values(o, ti_smem(sh->p), v, warp, lane);
+    if (ragged) ti_fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
+    if (++stage == n_stage) stage = 0, phase ^= 1;
+
+    const bool last = s == w.s1 || s % CHUNK_SPANS == CHUNK_SPANS - 1;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const float4 l = *(const float4 *)sh->sum[g + 8 * r][q4];
+      fold_factors f = fold_of(st.chunk_m[r], m[r]);
+      st.chunk_m[r] = f.max;
+      st.chunk_l[r] = fold(st.chunk_l[r], (l.x + l.y) + (l.z + l.w), f);
+      if (SCALED) f.b *= v_unit[r];
+      fold_all(st.chunk_o, o, r, f);
+      if (!last) continue;
+      const int64_t at = ((int64_t)(t.seq * a.short_rows - t.row0) * a.n_head + rows.out_at[r]) * a.n_slot + s / CHUNK_SPANS - w.run0;
+      const int mine = (s / CHUNK_SPANS - w.c0) * ROWS + g + 8 * r;
+      float *part = rows.out_at[r] < 0 ? nullptr : w.cluster ? my_part + mine * DIM : a.part_o + at * DIM;
+      end_chunk<KV, DIM>(st, r, w.whole, part, w.cluster ? my_ml + mine : a.part_ml + at, warp, q4);
+    }
+  }
+  if (w.cluster) {
+    ti_cluster_sync();
+    fold_cluster<DIM>(a, t, head, w.run0, w.run1, my_part, my_ml);
+    ti_cluster_sync();  // nobody ends while a peer reads its memory
+  }
+  if (w.whole) put_out<KV, DIM>(a, st, rows, warp, q4);
+}
+
 template <typename KV, int DIM>
 static __global__ void __launch_bounds__(THREADS)
     decode_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int tiles_a_run, int n_stage) {
-  constexpr int MINE = (DIM / 16 + WARPS - 1) / WARPS, STAGE = KV::STAGE;
-  constexpr bool SCALED = KV::SCALES != 0;
   extern __shared__ __align__(1024) uint8_t ring[];
-  shared *sh = (shared *)(ring + (size_t)n_stage * STAGE);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q4 = lane % 4, head = blockIdx.y;
+  shared *sh = (shared *)(ring + (size_t)n_stage * KV::STAGE);
   if (threadIdx.x == MATH) {
     ti_tma_prefetch_map(&map);
     for (int i = 0; i < n_stage; i++) {
@@ -284,188 +507,17 @@ static __global__ void __launch_bounds__(THREADS)
   ti_pdl_wait();
   ti_pdl_launch();
   attn_tile t;
-  if (!find_tile(a, blockIdx.x, tiles_a_run, &t)) return;
-  int run0, run1;
-  run_chunks(a, t.seq, t.row0, t.n / a.group, &run0, &run1);
-  const int c0 = run0 + blockIdx.z * a.block_chunks, c1 = min(c0 + a.block_chunks, run1 + 1) - 1;
-  const bool whole = gridDim.z == 1 || run0 == run1;
-  if (whole ? blockIdx.z > 0 : c0 > c1) return;
-  const bool cluster = a.cluster && !whole;
-  float *const my_part = (float *)(sh + 1);                                 // [block_chunks][ROWS][DIM], of a cluster's block
-  float2 *const my_ml = (float2 *)(my_part + a.block_chunks * ROWS * DIM);  // [block_chunks][ROWS]
-  const int s0 = max(t.lo / SPAN, c0 * CHUNK_SPANS), s1 = t.hi < t.lo ? s0 - 1 : min(t.hi / SPAN, c1 * CHUNK_SPANS + CHUNK_SPANS - 1);
-  if (warp == WARPS) {
-    int stage = 0;
-    uint32_t phase = 1;
-    attn_fetch<KV::HALVES, KV::SCALES, KV::BOX>(a, &map, t, head, s0, s1, ring, n_stage, sh->full, sh->empty, stage, phase);
-    __syncwarp();
-    if (cluster) ti_cluster_sync(), ti_cluster_sync();
+  work w;
+  if (!find_tile(a, blockIdx.x, tiles_a_run, &t) || !find_work(a, t, &w)) return;
+  if (threadIdx.x < MATH) {
+    attend<KV, DIM>(a, t, w, blockIdx.y, ring, n_stage, sh);
     return;
   }
-
-  int lo[2], hi[2];
-  uint64_t mask[2];
-  int64_t out_at[2];
-  const bf16 *src[2];
-#pragma unroll
-  for (int r = 0; r < 2; r++) {
-    const int packed = t.first + g + 8 * r;
-    const bool in = packed < t.n;
-    const int row = t.row0 + (in ? packed / a.group : 0), h = head * a.group + packed % a.group;
-    const row_span rs = row_limits(a, t.seq, row);
-    lo[r] = rs.lo, hi[r] = rs.hi;
-    mask[r] = a.mask ? a.mask[row] : ~0ull;
-    out_at[r] = in ? (int64_t)row * a.n_head + h : -1;
-    src[r] = in ? a.q + (int64_t)row * a.ldq + (int64_t)h * DIM : nullptr;
-  }
-  KV kv;
-  kv.load_q(src[0], src[1], q4);
-
-  float chunk_o[MINE][2][4] = {}, row_o[MINE][2][4] = {};
-  float chunk_m[2] = {-CUDART_INF_F, -CUDART_INF_F}, chunk_l[2] = {0, 0}, row_m[2] = {-CUDART_INF_F, -CUDART_INF_F}, row_l[2] = {0, 0};
   int stage = 0;
-  uint32_t phase = 0;
-  for (int s = s0; s <= s1; s++) {
-    // scores of keys 32 warp .. + 31
-    float x[4][4] = {};
-    ti_mbar_wait(&sh->full[stage], phase);
-    kv.scores(x, ring + stage * STAGE, warp, lane);
-    __syncwarp();
-    if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
-    if (++stage == n_stage) stage = 0, phase ^= 1;
-
-    const int base = s * SPAN + 32 * warp + 2 * q4;
-    if (s * SPAN < t.lo_all || s * SPAN + SPAN > t.hi_plain + 1) {
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int p = base + 8 * j + (i & 1), r = i / 2, own = p - t.own0;
-          const bool sees = p >= lo[r] && p <= hi[r] && (own < 0 || own > 63 || (mask[r] >> own & 1));
-          if (!sees) x[j][i] = -CUDART_INF_F;
-        }
-      }
-    }
-    float m[2], v_unit[2] = {1.0f, 1.0f};
-    float2 vs[4];
-    if (SCALED) {
-      ti_mbar_wait(&sh->full[stage], phase);
-#pragma unroll
-      for (int j = 0; j < 4; j++) vs[j] = *(const float2 *)(ring + stage * STAGE + KV::SCALES + (32 * warp + 8 * j + 2 * q4) * 4);
-    }
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      m[r] = fmaxf(x[0][2 * r], x[0][2 * r + 1]);
-#pragma unroll
-      for (int j = 1; j < 4; j++) m[r] = fmaxf(m[r], fmaxf(x[j][2 * r], x[j][2 * r + 1]));
-      m[r] = quad_max(m[r]);
-      if (q4 == 0) sh->max[g + 8 * r][warp] = m[r];
-      if (SCALED) {
-        float top = 0.0f;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          if (x[j][2 * r] != -CUDART_INF_F) top = fmaxf(top, vs[j].x);
-          if (x[j][2 * r + 1] != -CUDART_INF_F) top = fmaxf(top, vs[j].y);
-        }
-        top = quad_max(top);
-        if (q4 == 0) sh->v_max[g + 8 * r][warp] = top;
-      }
-    }
-    ti_bar_sync(1, MATH);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const float4 v = *(const float4 *)sh->max[g + 8 * r];
-      m[r] = __fmul_rn(fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)), a.c);
-      const float ref = m[r] == -CUDART_INF_F ? 0.0f : m[r];
-      float undo = 1.0f, sum = 0.0f;
-      if (SCALED) {
-        const float4 u = *(const float4 *)sh->v_max[g + 8 * r];
-        v_unit[r] = kv_e4m3<DIM>::power_below(fmaxf(fmaxf(u.x, u.y), fmaxf(u.z, u.w)));
-        undo = 1.0f / v_unit[r];
-      }
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const float p0 = exp2_fast(__fmaf_rn(x[j][2 * r], a.c, -ref)), p1 = exp2_fast(__fmaf_rn(x[j][2 * r + 1], a.c, -ref));
-        sum += p0;
-        sum += p1;
-        // a scale that is not attended may be anything: p of 0 stays 0
-        const float s0v = SCALED && p0 > 0.0f ? vs[j].x * undo : 0.0f, s1v = SCALED && p1 > 0.0f ? vs[j].y * undo : 0.0f;
-        *(uint32_t *)&sh->p[g + 8 * r][32 * warp + 8 * j + 2 * q4] = KV::pack_p(p0, p1, s0v, s1v);
-      }
-      sh->sum[g + 8 * r][q4][warp] = sum;
-    }
-    if (!SCALED) ti_mbar_wait(&sh->full[stage], phase);
-    const bool ragged = s * SPAN < t.lo || s * SPAN + SPAN - 1 > t.hi;
-    if (ragged) attn_clear_outside<KV::HALVES, MATH>(ring + (size_t)stage * STAGE, s, t.lo, t.hi);
-    ti_bar_sync(1, MATH);
-
-    float o[MINE][2][4] = {};
-    KV::values(o, ti_smem(sh->p), ring + stage * STAGE, warp, lane);
-    if (ragged) ti_fence_proxy_async();
-    __syncwarp();
-    if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
-    if (++stage == n_stage) stage = 0, phase ^= 1;
-
-    const bool last = s == s1 || s % CHUNK_SPANS == CHUNK_SPANS - 1;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const float4 v = *(const float4 *)sh->sum[g + 8 * r][q4];
-      fold_factors f = fold_of(chunk_m[r], m[r]);
-      chunk_m[r] = f.max;
-      chunk_l[r] = fold(chunk_l[r], (v.x + v.y) + (v.z + v.w), f);
-      if (SCALED) f.b *= v_unit[r];
-      fold_all(chunk_o, o, r, f);
-      if (!last) continue;
-      const float l = quad_sum(chunk_l[r]);
-      if (whole) {
-        const fold_factors w = fold_of(row_m[r], chunk_m[r]);
-        row_m[r] = w.max;
-        row_l[r] = fold(row_l[r], l, w);
-        fold_all(row_o, chunk_o, r, w);
-      } else if (out_at[r] >= 0) {
-        const int64_t at = ((int64_t)(t.seq * a.short_rows - t.row0) * a.n_head + out_at[r]) * a.n_slot + s / CHUNK_SPANS - run0;
-        const int mine = (s / CHUNK_SPANS - c0) * ROWS + g + 8 * r;
-        float *part = cluster ? my_part + mine * DIM : a.part_o + at * DIM;
-        if (warp == 0 && q4 == 0) *(cluster ? my_ml + mine : a.part_ml + at) = make_float2(chunk_m[r], l);
-#pragma unroll
-        for (int i = 0; i < MINE; i++) {
-          const int pair = warp + WARPS * i;
-          if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
-#pragma unroll
-          for (int n = 0; n < 2; n++) *(float2 *)(part + 16 * pair + KV::column(n, q4)) = KV::two(chunk_o[i], n, r);
-        }
-      }
-      chunk_m[r] = -CUDART_INF_F, chunk_l[r] = 0.0f;
-#pragma unroll
-      for (int i = 0; i < MINE; i++) {
-#pragma unroll
-        for (int e = 0; e < 4; e++) chunk_o[i][e / 2][2 * r + e % 2] = 0.0f;
-      }
-    }
-  }
-  if (cluster) {
-    ti_cluster_sync();
-    fold_cluster<DIM>(a, t, head, run0, run1, my_part, my_ml);
-    ti_cluster_sync();  // nobody ends while a peer reads its memory
-  }
-  if (!whole) return;
-#pragma unroll
-  for (int r = 0; r < 2; r++) {
-    if (out_at[r] < 0) continue;
-    const int row = (int)(out_at[r] / a.n_head), h = (int)(out_at[r] % a.n_head);
-    const float inv = inverse(row_l[r]);
-    bf16 *dst = a.out + (int64_t)row * a.ldo + (int64_t)h * DIM;
-#pragma unroll
-    for (int i = 0; i < MINE; i++) {
-      const int pair = warp + WARPS * i;
-      if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
-#pragma unroll
-      for (int n = 0; n < 2; n++) {
-        const float2 v = KV::two(row_o[i], n, r);
-        *(uint32_t *)(dst + 16 * pair + KV::column(n, q4)) = ti_pack_bf16(v.x * inv, v.y * inv);
-      }
-    }
-  }
+  uint32_t phase = 1;
+  attn_fetch<KV::HALVES, KV::SCALES, KV::BOX>(a, &map, t, blockIdx.y, w.s0, w.s1, ring, n_stage, sh->full, sh->empty, stage, phase);
+  __syncwarp();
+  if (w.cluster) ti_cluster_sync(), ti_cluster_sync();
 }
 
 // ---- launching ----

@@ -129,6 +129,24 @@ static __device__ __forceinline__ void softmax(const float (&x)[64], float c, ui
   }
 }
 
+// row_o: [numbers][MATH], this thread's.
+template <int DIM>
+static __device__ __forceinline__ void put_out(const attn &a, const attn_tile &t, int head, const float *row_o, const float (&row_l)[2]) {
+  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q4 = threadIdx.x % 4;
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int packed = t.first + 16 * warp + g + 8 * r;
+    if (packed >= t.n) continue;
+    const int row = t.row0 + packed / a.group, h = head * a.group + packed % a.group;
+    const float inv = inverse(row_l[r]);
+    bf16 *dst = a.out + (int64_t)row * a.ldo + (int64_t)h * DIM + 2 * q4;
+#pragma unroll
+    for (int j = 0; j < DIM / 8; j++) {
+      *(uint32_t *)(dst + 8 * j) = ti_pack_bf16(row_o[(4 * j + 2 * r) * MATH] * inv, row_o[(4 * j + 2 * r + 1) * MATH] * inv);
+    }
+  }
+}
+
 template <int DIM>
 static __global__ void __launch_bounds__(THREADS, 1)
     prefill_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int n_stage) {
@@ -243,18 +261,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
   };
   for (int s = s0; s < s1; s++) step(s, yes{});
   if (s0 <= s1) step(s1, no{});
-#pragma unroll
-  for (int r = 0; r < 2; r++) {
-    const int packed = t.first + 16 * warp + g + 8 * r;
-    if (packed >= t.n) continue;
-    const int row = t.row0 + packed / a.group, h = head * a.group + packed % a.group;
-    const float inv = inverse(row_l[r]);
-    bf16 *dst = a.out + (int64_t)row * a.ldo + (int64_t)h * DIM + 2 * q4;
-#pragma unroll
-    for (int j = 0; j < DIM / 8; j++) {
-      *(uint32_t *)(dst + 8 * j) = ti_pack_bf16(row_o[(4 * j + 2 * r) * MATH] * inv, row_o[(4 * j + 2 * r + 1) * MATH] * inv);
-    }
-  }
+  put_out<DIM>(a, t, head, row_o, row_l);
 }
 
 template <int DIM>
