@@ -30,7 +30,7 @@ typedef struct cf_dev {
 } cf_dev;
 #define CF_MAX_ROW 160  // what cf_open reserves
 #define CF_MAX_K 4096
-#define CF_MAX_VOCAB 4096
+#define CF_MAX_VOCAB 50258
 
 cf_dev *cf_open(const ti_kernels *k, ti_act_quant q, int threads);  // deterministic
 cf_dev *cf_open_as(const ti_kernels *k, ti_act_quant q, int threads, bool deterministic);

@@ -170,8 +170,7 @@ static int by_value(const void *a, const void *b) {
 
 // kept[n] by a sort; false when a boundary is so near that fp32 may put it elsewhere.
 static bool filter(const float *x, int n, const ti_sample_params *p, bool *kept) {
-  enum { MAX = 4096 };
-  static double v[MAX];
+  static double v[CF_MAX_VOCAB];
   const double edge = 3e-6, t = (double)p->temperature;
   for (int i = 0; i < n; i++) v[i] = (double)x[i];
   qsort(v, (size_t)n, sizeof *v, by_value);
@@ -292,6 +291,24 @@ Test(sample, filters_and_draws_are_those_of_a_sort) {
       }
       cf_close(d);
     }
+  }
+}
+
+// A vocabulary of several blocks of any backend, with rows that do not start at multiples of 16 bytes.
+Test(sample, filters_hold_over_a_large_vocabulary) {
+  static const float forms[][4] = {{1, 0, 1, 0}, {0.7f, 40, 1, 0}, {1, 0, 0.9f, 0}, {1.5f, 300, 0.95f, 0.01f}};
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, sample)
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 2);
+    for (int f = 0; f < 4; f++, cf_reset(d)) {
+      ti_sample_params p = plain;
+      p.temperature = forms[f][0];
+      p.top_k = (int32_t)forms[f][1];
+      p.top_p = forms[f][2];
+      p.min_p = forms[f][3];
+      filters_once(d, CF_MAX_VOCAB - 1, &p);
+    }
+    cf_close(d);
   }
 }
 
