@@ -50,6 +50,7 @@ ti_status ti_engine_create(const ti_engine_config *cfg, ti_engine **out, ti_erro
     goto err_slots;
   }
   e->graph.scratch_bytes += e->counts.device_bytes;
+  if (k->span_begin) ti_trace_track(cfg->trace, TI_GRAPH_DEVICE_TRACK, "device");
   e->slots.lookahead = e->graph.w.mtp ? 1 : 0;
   st = ti_sampler_init(&e->sampler, &e->graph, &e->slots, &e->counts, err);
   if (st) goto err_slots;

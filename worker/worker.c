@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -255,6 +256,7 @@ ti_status ti_worker_run(ti_worker *w, ti_error *err) {
   if (st) return st;
   st = watch_start(w, err);
   if (!st) {
+    (void)!prctl(PR_SET_TIMERSLACK, 1000ul);  // the loop's naps are shorter than Linux's usual 50 us of grace
     st = serve(w, err);
     atomic_store(&w->doing, "leaving");
     watch_stop(w);
