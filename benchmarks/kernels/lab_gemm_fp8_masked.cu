@@ -58,16 +58,17 @@ static lab_mat part(lab_mat m, int64_t rows0) {
   return m;
 }
 
-// ref [m, 2 dim] gate | up in runs of 64 -> act [m, dim] as fp32; 1 for the bound's measure: a silu bends errors, what is left is compared by diff.
-static __global__ void silu_kernel(const double *gate_up, double *act, double *mag, int64_t n, int dim) {
+// ref [m, 2 dim] gate | up in runs of 64, or one behind the other -> act [m, dim] as fp32; 1 for the bound's measure: a silu bends errors, what is
+// left is compared by diff.
+static __global__ void silu_kernel(const double *gate_up, double *act, double *mag, int64_t n, int dim, bool stacked) {
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-    const double *g = gate_up + i / dim * 2 * dim + i % dim / 64 * 128 + i % 64;
-    act[i] = g[0] / (1.0 + exp(-g[0])) * g[64];
+    const double *g = gate_up + i / dim * 2 * dim + (stacked ? i % dim : i % dim / 64 * 128 + i % 64);
+    act[i] = g[0] / (1.0 + exp(-g[0])) * g[stacked ? dim : 64];
     mag[i] = 1.0;
   }
 }
 
-static void check(lab *l, int n_expert, int max_m, int n, int k, ti_fp8_masked_plan plan, bool silu) {
+static void check(lab *l, int n_expert, int max_m, int n, int k, ti_fp8_masked_plan plan, bool silu, bool stacked) {
   fixture f = fixture_make(l, n_expert, max_m, n, k, true);
   const int dim = silu ? n / 2 : n, n_kb = (k + 127) / 128;
   const int64_t slots = (int64_t)n_expert * max_m;
@@ -84,7 +85,7 @@ static void check(lab *l, int n_expert, int max_m, int n, int k, ti_fp8_masked_p
     lab_poison(l, f.x.q + at * k, left * (size_t)k);
     lab_ok(l, cudaMemset2DAsync(f.x.scale + at, (size_t)slots * 4, 0xff, left * 4, (size_t)n_kb, l->stream), "poison");
   }
-  f.a.plan = plan, f.a.silu = silu;
+  f.a.plan = plan, f.a.silu = silu, f.a.stacked = stacked;
   if (silu) f.a.q = f.q, f.a.q_scale = f.q_scale;
   const size_t bytes = (size_t)slots * (size_t)dim * 2;
   for (int i = 0; i < 2; i++) {
@@ -103,7 +104,7 @@ static void check(lab *l, int n_expert, int max_m, int n, int k, ti_fp8_masked_p
     if (c == 0) continue;
     const double *ref = f.ref + row * n, *mag = f.mag + row * n;
     if (silu) {
-      silu_kernel<<<256, 256, 0, l->stream>>>(ref, act, act + (int64_t)c * dim, (int64_t)c * dim, dim);
+      silu_kernel<<<256, 256, 0, l->stream>>>(ref, act, act + (int64_t)c * dim, (int64_t)c * dim, dim, stacked);
       ref = act, mag = act + (int64_t)c * dim;
     }
     const lab_error err = lab_compare(l, out, TI_BF16, dim, ref, mag, c, dim, silu ? 1e30 : FP8_BOUND);
@@ -166,11 +167,12 @@ int main(int argc, char **argv) {
   static const ti_fp8_masked_plan plans[] = {{128, 8, 2}, {128, 16, 2}, {256, 32, 1}, {128, 64, 2}, {128, 64, 1}, {256, 64, 1}, {128, 192, 1}};
   lab l;
   lab_open(&l, "lab_gemm_fp8_masked", &argc, argv);
-  for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) check(&l, 9, 132, 512, 1168, plans[i], false);
-  check(&l, 6, 300, 512, 1168, plans[6], false);
-  check(&l, 40, 12, 256, 512, plans[2], false);
-  check(&l, 12, 36, 512, 2048, plans[2], true);
-  check(&l, 12, 100, 512, 1024, plans[5], true);
+  for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) check(&l, 9, 132, 512, 1168, plans[i], false, false);
+  check(&l, 6, 300, 512, 1168, plans[6], false, false);
+  check(&l, 40, 12, 256, 512, plans[2], false, false);
+  check(&l, 12, 36, 512, 2048, plans[2], true, false);
+  check(&l, 12, 36, 512, 2048, plans[2], true, true);
+  check(&l, 12, 100, 512, 1024, plans[5], true, true);
   for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
     char title[80];
     snprintf(title, sizeof title, "%d experts, m: tokens each", groups[g][0]);

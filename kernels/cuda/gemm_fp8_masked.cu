@@ -12,11 +12,19 @@
 //   codes: 128 outputs are one scale. Tiles of more than 64 tokens consist of parts of 64; an expert's tiles have the same number of parts, and what
 //   no token is in is neither loaded nor multiplied.
 //
-// Figures (H200, copy 4.23 TB/s, lab_gemm_fp8_masked; us, GB/s, share of the copy):
-//   FIGURES
-// silu-mul + quantise as an epilogue costs nothing measurable there, and saves the neighbour's launch and 4 bytes an output of traffic.
-// 32 x 192 is bound by shared memory (gemm_fp8_small.cu's head); experts of many hundred tokens belong to gemm_fp8_grouped (slots as blocks:
-// offset[e] = e * max_m), where tokens are wgmma's wide side.
+// Figures (H200, copy 4.25 TB/s; lab_gemm_fp8_masked): experts x tokens each, n, k
+//   32 x 20    4096, 7168   256.2 us  3706 GB/s   87 % of copy   147 TF   jittered  256.3 us   silu + quantise 250.8 us
+//   32 x 20    7168, 2048   131.7 us  3646 GB/s   86 % of copy   143 TF   jittered  131.9 us   silu + quantise 135.0 us
+//    6 x 20    4096, 7168    50.1 us  3550 GB/s   84 % of copy   141 TF   jittered   49.9 us   silu + quantise 51.5 us
+//    6 x 20    7168, 2048    30.7 us  2934 GB/s   69 % of copy   115 TF   jittered   30.7 us   silu + quantise 35.0 us
+//   32 x 192   4096, 7168   413.3 us  2502 GB/s   59 % of copy   873 TF   jittered  518.7 us
+//   32 x 192   7168, 2048   250.3 us  2279 GB/s   54 % of copy   721 TF   jittered  298.4 us
+//    6 x 1024  4096, 7168   434.5 us   623 GB/s   15 % of copy   830 TF   jittered  388.3 us
+//    6 x 1024  7168, 2048   279.0 us   676 GB/s   16 % of copy   646 TF   jittered  242.5 us
+// (jittered: 0.7 to 1.3 of the tokens.) 32 x 20 is bound by memory (its TMA-fed read is the copy's own rate but for the tail of the last tiles). 32
+// x 192 is bound by shared memory (gemm_fp8_small.cu's head): the next 10 % would be the tokens as wgmma's 64-row side, as in gemm_fp8_grouped,
+// which is where experts of several hundred tokens belong (slots as blocks: offset[e] = e * max_m).
+// silu-mul + quantise as an epilogue costs nothing measurable at 32 x 20, and saves the neighbour's launch and 4 bytes an output.
 #include "kernels/cuda/gemm_fp8_masked.h"
 
 #include <assert.h>
@@ -38,7 +46,7 @@ typedef struct masked_params {
   int rows;         // of W, a tile
   int ldr;          // floats from token to token in the staging buffer
   int stage, list;  // byte offsets behind the ring: staging [MASKED_PART at most][ldr], the experts' counts and first tiles
-  bool silu;
+  bool silu, stacked;
   ti_swap_ring ring;
 } masked_params;
 
@@ -80,6 +88,9 @@ TI_DEV masked_tile tile_at(const masked_params &p, const int32_t *count, const i
   return tile;
 }
 
+// The row of an expert's [gate; up] where run `run` of 64 of a stacked silu tile begins: gate, up, gate, up, as an interleaved one has them.
+TI_DEV int stacked_row(const masked_params &p, int n0, int run) { return (run & 1 ? p.n / 2 : 0) + n0 / 2 + run / 2 * 64; }
+
 // All loads, by one warp: it runs ahead over the tiles as far as the ring reaches. Parts of a tile that no token is in are left out.
 template <int MT>
 TI_DEV void load_all(uint32_t smem, const masked_params &p, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs, const int32_t *count,
@@ -89,14 +100,21 @@ TI_DEV void load_all(uint32_t smem, const masked_params &p, const CUtensorMap *w
   masked_tile tile = {};
   for (int t = (int)blockIdx.x, n_tile = first[p.n_expert]; t < n_tile; t += (int)gridDim.x) {
     tile = tile_at<MT>(p, count, first, t, tile.e);
-    const int w0 = tile.e * p.n + tile.n0, x0 = tile.e * p.max_m + tile.m0, n_part = (tile.n_tok + part - 1) / part;
+    const int w0 = tile.e * p.n, x0 = tile.e * p.max_m + tile.m0, n_part = (tile.n_tok + part - 1) / part;
     const uint32_t bytes = p.ring.x_offset + (uint32_t)(n_part * part) * (TI_SWAP_K + 4);
     const uint64_t l2 = count[tile.e] > MT ? TI_L2_NORMAL : TI_L2_EVICT_FIRST;
     for (int kb = 0; kb < p.n_kb; kb++) {
       ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
       if (ti_elect()) {
         ti_swap_expect(at.bar, bytes);
-        ti_swap_load(at.stage, w, at.bar, kb * TI_SWAP_K, w0, l2);
+        if (!p.stacked) {
+          ti_swap_load(at.stage, w, at.bar, kb * TI_SWAP_K, w0 + tile.n0, l2);
+        } else {
+#pragma unroll
+          for (int run = 0; run < 4; run++) {
+            ti_swap_load(at.stage + (uint32_t)run * 64 * TI_SWAP_K, w, at.bar, kb * TI_SWAP_K, w0 + stacked_row(p, tile.n0, run), l2);
+          }
+        }
         const uint32_t to = ti_swap_xs_at(p.ring, smem, at.i);
 #pragma unroll
         for (int i = 0; i < MT / part; i++) {
@@ -159,7 +177,8 @@ TI_DEV void write_silu(const masked_params &p, const float *buf, const masked_ti
 template <int MT>
 TI_DEV void multiply_tile(float *buf, uint32_t base, const masked_params &p, const masked_tile &tile, int group, ti_swap_pos *at) {
   constexpr int part = MT < MASKED_PART ? MT : MASKED_PART;
-  const float *ws = p.w_scale + ((int64_t)tile.e * (p.n / 128) + (tile.n0 + group * 64) / 128) * p.n_kb;
+  const int row = p.stacked ? stacked_row(p, tile.n0, group) : tile.n0 + group * 64;
+  const float *ws = p.w_scale + ((int64_t)tile.e * (p.n / 128) + row / 128) * p.n_kb;
   float sum[MT / 2];
   ti_swap_multiply<MT>(p.ring, at, base, (uint32_t)group * 64 * TI_SWAP_K, ti_swap_scales_at(ws, p.n_kb), p.n_kb, sum);
 #pragma unroll
@@ -266,7 +285,7 @@ static ti_status maps(const ti_fp8_masked_args *a, const ti_fp8_masked_plan *pla
   const int64_t slots = (int64_t)a->n_expert * a->max_m, k = a->k;
   const int part = plan->tokens < MASKED_PART ? plan->tokens : MASKED_PART;
   const int64_t dim_w[2] = {k, (int64_t)a->n_expert * a->n}, dim_x[2] = {k, slots}, dim_s[2] = {slots, (k + TI_SWAP_K - 1) / TI_SWAP_K};
-  const int box_w[2] = {TI_SWAP_K, plan->rows}, box_x[2] = {TI_SWAP_K, part}, box_s[2] = {part, 1};
+  const int box_w[2] = {TI_SWAP_K, a->stacked ? 64 : plan->rows}, box_x[2] = {TI_SWAP_K, part}, box_s[2] = {part, 1};
   ti_status s = ti_tensor_map_2d(w, TI_TMA_U8, a->w, dim_w, &k, box_w, TI_TMA_128B);
   if (s == TI_OK) s = ti_tensor_map_2d(x, TI_TMA_U8, a->x, dim_x, &k, box_x, TI_TMA_128B);
   if (s == TI_OK) s = ti_tensor_map_2d(xs, TI_TMA_F32, a->x_scale, dim_s, &slots, box_s, TI_TMA_PLAIN);
@@ -280,10 +299,12 @@ extern "C" ti_status ti_cuda_fp8_masked(ti_dev *d, const ti_fp8_masked_args *a) 
   assert(kernel != NULL && a->n % plan.rows == 0 && a->k % 16 == 0 && plan.rows <= ti_swap_rows(plan.tokens));
   assert(a->n_expert <= TI_FP8_MASKED_EXPERTS && (int64_t)a->n_expert * a->max_m % 4 == 0 && (!a->silu || plan.rows == 256));
 
+  assert(!a->stacked || a->silu);
+
   masked_params p = {};
   p.out = a->out, p.w_scale = a->w_scale, p.count = a->count, p.q = a->q, p.q_scale = a->q_scale;
   p.n_expert = a->n_expert, p.max_m = a->max_m, p.n = a->n, p.n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K;
-  p.rows = plan.rows, p.ldr = plan.rows + 4, p.silu = a->silu;
+  p.rows = plan.rows, p.ldr = plan.rows + 4, p.silu = a->silu, p.stacked = a->stacked;
   const int stage = (plan.tokens < MASKED_PART ? plan.tokens : MASKED_PART) * p.ldr * 4, list = (2 * a->n_expert + 1) * 4;
   const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - stage - list;
   int stages = 1;

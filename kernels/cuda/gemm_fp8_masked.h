@@ -29,6 +29,7 @@ typedef struct ti_fp8_masked_args {
   int expected_m;             // host's guess of a taken expert's count: chooses the tile, nothing else
   // W are TI_CUDA_GATE_UP matrices, n = 2 dim: silu(gate) * up as bf16 and, where q is set, its codes and scales
   bool silu;
+  bool stacked;    // with silu: W_e is gate's rows, then up's, as stored (each with scales of its own), instead of TI_CUDA_GATE_UP
   uint8_t *q;      // [n_expert, max_m, dim]
   float *q_scale;  // [dim / 128, n_expert * max_m]
   ti_fp8_masked_plan plan;

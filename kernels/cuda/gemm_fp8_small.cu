@@ -2,9 +2,8 @@
 //
 //   grid (split, n / rows, m / tokens); the `split` blocks of a cluster share one tile of out and cut K:
 //
-//               K ->                                      a block: a ring of TMA loads (fp8_swap.cuh: W is wgmma's 64-row side, tokens the narrow
-//               one),
-//           +---------+---------+---------+               rows / 64 math warpgroups, one warp that loads
+//               K ->                              a block: a ring of TMA loads (fp8_swap.cuh: W is wgmma's 64-row side, tokens the narrow one),
+//           +---------+---------+---------+       rows / 64 math warpgroups, one warp that loads
 //   n rows  | block 0 | block 1 | block 2 |
 //           +---------+---------+---------+
 //             sums |     |     |      fp32, through distributed shared memory to the block that owns the token (token t: block t / own): up to 16
@@ -14,17 +13,30 @@
 // Bits: the order of sums depends on `split` alone, not on rows, tokens or timing.
 // Latency: after another op in the stream (d->pdl) the first ring of W, up to 200 KB an SM, is on its way before that op has ended.
 //
-// What bounds it (H200, copy 4.23 TB/s, lab_gemm_fp8_small; alone / as one of a chain of ops, the way a decode step runs it; us):
-//   n, k            W, MB  at copy   m = 1          m = 16         m = 64         m = 128
-//   FIGURES
-// Alone, an empty kernel takes 2.9 us of those; the first bytes come 1.3 us after the start (tensor maps, cold code and constants, DRAM), the last
-// ones take 1 us to the output: of 25 to 40 MB that is a third of the time. Large matrices and chains run at 80 to 93% of the copy bandwidth. From 64
-// tokens on x costs as much L2 traffic as W (64 rows a block: 2x; the L2 gives 8.3 TB/s to the SMs), at 128 shared memory is the limit: W and x
-// written once and read by wgmma, and the scales, which lie along the accumulator's columns, read by every thread.
-// Tried and left: a GEMV by mma.sync (f16, K split over warps; 0.3 to 0.7 us faster below 6 MB at m = 1, slower by 5 to 70% above); the cluster's
-// sums by plain remote stores and a cluster barrier (its release is a fence to the whole device: 0.5 us); one thread that is not elected in the
-// loader (votes around every TMA instruction). The next 10%: x by multicast to two clusters of the same K (m = 64); for m = 1, W tiled in memory as
-// the ring wants it, so that no tensor map stands before the first byte.
+// What bounds it: memory. Measured on an H200 (copy 4.25 TB/s, empty kernel 2.8 us; lab_gemm_fp8_small), us alone / us as one op of a chain under
+// programmatic dependent launch, as a decode step runs it (times faster than cuBLASLt's block128 alone; it has none for m = 1):
+//   n, k            W, MB  at copy   m = 1           m = 16                 m = 64
+//   4096, 7168      29.4      6.9    14.2 /  9.1     13.8 /  9.7 (1.26x)    15.1 / 12.1 (1.23x)
+//   24576, 1536     37.7      8.9    15.2 / 10.5     15.6 / 10.9 (1.12x)    17.0 / 13.1 (1.04x)
+//   7168, 16384    117.4     27.6    35.6 / 30.3     34.8 / 30.7 (1.15x)    36.7 / 34.1 (1.15x)
+//   6144, 4096      25.2      5.9    12.5 /  8.0     13.0 /  8.6 (1.28x)    14.1 / 11.2 (1.18x)
+//   28672, 4096    117.4     27.6    34.8 / 30.2     34.8 / 30.3 (1.06x)    36.5 / 33.3 (1.02x)
+//   4096, 14336     58.7     13.8    21.1 / 16.0     21.0 / 16.7 (1.27x)    22.4 / 18.6 (1.15x)
+//   4096, 4096      16.8      3.9    10.3 /  6.7     10.6 /  7.2 (1.54x)    11.8 /  9.4 (1.38x)
+//   2112, 7168      15.1      3.6    10.0 /  6.1     10.4 /  7.2 (1.61x)    12.0 /  8.4 (1.45x)
+//   7168, 2048      14.7      3.5     9.4 /  5.6      9.8 /  6.4 (1.15x)    11.0 /  8.2 (1.04x)
+//   2560, 2048       5.2      1.2     7.0 /  3.4      7.5 /  3.9 (1.44x)     9.1 /  5.8 (1.20x)
+// Alone, the empty kernel's time is in every figure; the first bytes come 1.3 us after the start (tensor maps, cold code and constants, DRAM), the
+// last ones take 1 us to the output: of 25 to 40 MB that is a third of the time, and why m = 1 stands at 47 to 59 % of the copy there. Chains hide
+// it.
+// From 64 tokens on x costs as much L2 traffic as W (64 rows a block: 2x; the L2 gives the SMs 8.3 TB/s). At 128 shared memory is the limit: W and x
+// written once and read by wgmma, and the scales, which lie along the accumulator's columns, read by every thread: there gemm_fp8.cu, whose tokens
+// are the 64-row side, is faster.
+// Tried and left: a GEMV by mma.sync (f16, K split over warps): 0.3 to 0.7 us faster below 6 MB at m = 1, 5 to 70 % slower above; the cluster's sums
+// by plain remote stores and a releasing cluster barrier (a fence to the whole device); a loader thread that is not elected (votes around every TMA
+// instruction); the tokens' scales and x after all of W (the ring stalls until it is full).
+// The next 10 %: x by multicast to two clusters of the same K (m = 64); for m = 1 W tiled in memory as the ring wants it, so that no tensor map
+// stands before the first byte.
 #include "kernels/cuda/gemm_fp8_small.h"
 
 #include <assert.h>
