@@ -28,6 +28,8 @@ typedef struct ti_cpu_pace {  // of short runs, on the team [0] and on one threa
   double want[2], took[2];    // ns guessed and taken in this window
   double rate[2];             // took / want; 0: not known
   bool alone;                 // the way in force
+  bool dear;                  // a probe of this window cost too much
+  int window;                 // runs of a window while alone
   int n;                      // runs of this window
 } ti_cpu_pace;
 

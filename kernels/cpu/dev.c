@@ -71,23 +71,33 @@ void ti_cpu_close(ti_dev *d) {
 // a few. How long a run should take depends on the memory and on who else uses it, so both ways are measured, as time for each nanosecond of the
 // callers' guess: of every WINDOW short runs PROBES go the other way, and at its end the faster way is taken on, the team again only when it is 10%
 // faster. The window ends early when the team has cost LOSS_NS more than this thread alone would have. Longer runs are always worth it.
-enum { WINDOW = 512, PROBES = 8 };
+// On a machine whose CPUs are all taken a probe of the team can cost a scheduler's slice: one that took DEAR times as long as it should ends the
+// window's probes, and the next window is twice as long.
+enum { WINDOW = 512, WINDOW_MOST = 16 * WINDOW, PROBES = 8 };
 #define SHORT_NS 150000.0
 #define LOSS_NS 5e6
+#define DEAR 4.0
 
 static void learn(ti_cpu_pace *p, bool alone, double want_ns, double took_ns) {
+  const double known = p->rate[p->alone];
   p->want[alone] += want_ns;
   p->took[alone] += took_ns;
+  if (alone != p->alone && known > 0 && took_ns > DEAR * known * want_ns) p->dear = true;
   const bool lost = !p->alone && p->rate[1] > 0 && p->took[0] > p->rate[1] * p->want[0] + LOSS_NS;
   if (++p->n == PROBES && p->rate[alone] == 0) p->rate[alone] = p->took[alone] / p->want[alone];  // so that `lost` has its measure from the start
-  if (p->n < WINDOW && !lost) return;
+  if (p->n < (p->alone ? p->window : WINDOW) && !lost) return;
   for (int i = 0; i < 2; i++) {
     if (p->want[i] == 0) continue;
-    const double now = p->took[i] / p->want[i], weight = p->rate[i] == 0 || i == p->alone ? 1.0 : 0.25;  // probes are few
-    p->rate[i] += weight * (now - p->rate[i]);
+    const bool probes = i != p->alone;  // few: they count for a quarter, and as no more than twice the other way
+    double now = p->took[i] / p->want[i];
+    if (probes && known > 0 && now > 2.0 * known) now = 2.0 * known;
+    p->rate[i] += (probes && p->rate[i] > 0 ? 0.25 : 1.0) * (now - p->rate[i]);
     p->want[i] = p->took[i] = 0;
   }
-  if (p->rate[0] > 0 && p->rate[1] > 0) p->alone = p->rate[0] > p->rate[1] * (p->alone ? 0.9 : 1.0);
+  const bool was = p->alone;
+  if (p->rate[0] > 0 && p->rate[1] > 0) p->alone = p->rate[0] > p->rate[1] * (was ? 0.9 : 1.0);
+  p->window = was && p->alone && p->dear ? (2 * p->window < WINDOW_MOST ? 2 * p->window : WINDOW_MOST) : WINDOW;
+  p->dear = false;
   p->n = 0;
 }
 
@@ -100,7 +110,7 @@ void ti_cpu_run(ti_dev *d, double ns, ti_team_fn fn, void *arg) {
     ti_team_run(d->team, fn, arg);
     return;
   }
-  const bool alone = d->pace.alone != (d->pace.n < PROBES);
+  const bool alone = d->pace.alone != (d->pace.n < PROBES && !d->pace.dear);
   const uint64_t start = ti_mono_ns();
   if (alone)
     fn(arg, 0, 1);
