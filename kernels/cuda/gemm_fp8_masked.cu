@@ -13,18 +13,18 @@
 //   no token is in is neither loaded nor multiplied.
 //
 // Figures (H200, copy 4.25 TB/s; lab_gemm_fp8_masked): experts x tokens each, n, k
-//   32 x 20    4096, 7168   256.2 us  3706 GB/s   87 % of copy   147 TF   jittered  256.3 us   silu + quantise 250.8 us
-//   32 x 20    7168, 2048   131.7 us  3646 GB/s   86 % of copy   143 TF   jittered  131.9 us   silu + quantise 135.0 us
-//    6 x 20    4096, 7168    50.1 us  3550 GB/s   84 % of copy   141 TF   jittered   49.9 us   silu + quantise 51.5 us
-//    6 x 20    7168, 2048    30.7 us  2934 GB/s   69 % of copy   115 TF   jittered   30.7 us   silu + quantise 35.0 us
-//   32 x 192   4096, 7168   413.3 us  2502 GB/s   59 % of copy   873 TF   jittered  518.7 us
-//   32 x 192   7168, 2048   250.3 us  2279 GB/s   54 % of copy   721 TF   jittered  298.4 us
-//    6 x 1024  4096, 7168   434.5 us   623 GB/s   15 % of copy   830 TF   jittered  388.3 us
-//    6 x 1024  7168, 2048   279.0 us   676 GB/s   16 % of copy   646 TF   jittered  242.5 us
-// (jittered: 0.7 to 1.3 of the tokens.) 32 x 20 is bound by memory (its TMA-fed read is the copy's own rate but for the tail of the last tiles). 32
-// x 192 is bound by shared memory (gemm_fp8_small.cu's head): the next 10 % would be the tokens as wgmma's 64-row side, as in gemm_fp8_grouped,
-// which is where experts of several hundred tokens belong (slots as blocks: offset[e] = e * max_m).
-// silu-mul + quantise as an epilogue costs nothing measurable at 32 x 20, and saves the neighbour's launch and 4 bytes an output.
+//   32 x 20    4096, 7168   256.3 us  3704 GB/s   87 % of copy   147 TF   jittered  256.2 us   silu + quantise 250.7 us
+//   32 x 20    7168, 2048   131.6 us  3649 GB/s   86 % of copy   143 TF   jittered  132.0 us   silu + quantise 134.8 us
+//    6 x 20    4096, 7168    50.0 us  3564 GB/s   84 % of copy   141 TF   jittered   50.2 us   silu + quantise 52.3 us
+//    6 x 20    7168, 2048    31.1 us  2892 GB/s   68 % of copy   113 TF   jittered   31.2 us   silu + quantise 34.7 us
+//   32 x 192   4096, 7168   409.3 us  2526 GB/s   59 % of copy   881 TF   jittered  511.7 us
+//   32 x 192   7168, 2048   246.5 us  2314 GB/s   54 % of copy   732 TF   jittered  297.7 us
+//    6 x 1024  4096, 7168   427.3 us   633 GB/s   15 % of copy   844 TF   jittered  383.2 us
+//    6 x 1024  7168, 2048   275.0 us   686 GB/s   16 % of copy   656 TF   jittered  240.4 us
+// (jittered: 0.7 to 1.3 of the tokens.) 32 x 20 is bound by memory, 6 x 20 also by its last round of tiles (96 to 336 of them on 132 SMs). 32 x 192
+// is bound by shared memory (gemm_fp8_small.cu's head): the next 10 % would be the tokens as wgmma's 64-row side, as in gemm_fp8_grouped, which is
+// where experts of several hundred tokens belong (slots as blocks: offset[e] = e * max_m). silu-mul + quantise as an epilogue costs nothing
+// measurable at 32 x 20, and saves the neighbour's launch and 4 bytes an output.
 #include "kernels/cuda/gemm_fp8_masked.h"
 
 #include <assert.h>
