@@ -16,13 +16,13 @@
 // K beyond the end reads as zeros (TMA), so that a partial last block counts what there is; rows beyond the end are not written. The order of every
 // sum is K's, whatever m and the tile are (but for KS > 1, where the blocks of a cluster share K).
 //
-// What bounds it (H200, m 4096, 256 x 128 tiles): power. (4096, 7168) reaches 1,410 TFLOP/s with the tensor cores busy for 84% of the cycles at 1.59
-// GHz, (7168, 16384) 1,477 with 88% at 1.54 GHz; both fall by a few percent as the chip warms (the clock could be 1.98 GHz). A block of K takes 1,124
-// cycles where its products alone take 1,024: without the promotion it is 1,043, without TMA's loads 1,126. So the promotion does not hide
-// completely, and neither way around it helped: the next product begun before this one is promoted was 4 to 8% slower, warpgroups that take turns by
-// barriers 4%. A tile's end costs 2,450 cycles, a launch 2,300 to its first product. A in registers (RS) for two products of 128 columns was 9 to 20%
-// slower than A in shared memory; sharing A within a pair is worth 1 to 2%. The next 10% would need fewer joules a product, or the promotion in fewer
-// register reads.
+// What bounds it (H200, m 4096, 256 x 128 tiles): power. lab_gemm_fp8's long run has (4096, 7168) at 1,356 TFLOP/s and (7168, 16384) at 1,433, 1.06
+// and 1.09 of cuBLASLt with the same scales; a chip less warm gave 1,410 and 1,477, the tensor cores busy for 84% of the cycles at 1.59 GHz and 88%
+// at 1.54 GHz (by clocks in the kernel; it idles at 1.98). A block of K takes 1,124 cycles where its products alone take 1,024: without the promotion
+// it is 1,043, without TMA's loads 1,126. So the promotion does not hide completely, and neither way around it helped: the next product begun before
+// this one is promoted was 4 to 8% slower (128 x 128 tiles), warpgroups that take turns by barriers 4%. A tile's end costs 2,450 cycles, a launch
+// 2,300 to its first product. A in registers (RS) for two products of 128 columns was 9 to 20% slower than A in shared memory; sharing A within a
+// pair is worth 1 to 2%. The next 10% would need fewer joules a product, or the promotion in fewer register reads.
 #ifndef TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
 #define TI_KERNELS_CUDA_GEMM_FP8_TILE_CUH
 #include <cuda_runtime.h>
