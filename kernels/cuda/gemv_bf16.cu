@@ -9,15 +9,22 @@
 //   Then every block lays its sums into shared memory, and block r of the cluster adds the r-th share of the outputs over parts 0, 1, .. through
 //   distributed shared memory: no scratch, no atomics, one order. The order is a function of (n, k): a row has the same bits whatever m is.
 //
-// W depends on no other op: under programmatic dependent launch the ring is filled before the wait for the predecessor, and only x comes after it. A
-// ring of 48 KB leaves room on an SM for this kernel and its successor, so the successor's first 6 MB of W are on their way before this one ends.
+// W depends on no other op: under programmatic dependent launch the ring is filled before the wait for the predecessor, and only x comes after it.
+// Where no predecessor can overlap, x goes first: behind a ring of W it would come 3 us later.
 //
-// Bound by reading W. H200, copy 4.25 TB/s, lab_gemv_bf16: alone and with a cold L2 a product costs the bytes of W at 98% of the copy's rate and 6 us
-// more, 2.8 of them an empty kernel, 3 the first bytes' way through TLB and DRAM and the cluster's exchange: (128256,4096) 98%, (28672,4096) 89%,
-// (4096,14336) 82%, (6144,4096) 67%, (4096,4096) 56% of copy at m = 1; the plain read of W needs 12.5 us for the last, this kernel 14.2,
-// cuBLASLt 14.7. In a row with dependent launch the 6 us are hidden but for 1 to 2: 95, 94, 84, 79%. x was 5 us of m = 64 until the sums went out by
-// shifts instead of divisions; what is left there is x's traffic from L2, which a multicast over bands would cut. The next 10%: one launch for a
-// whole layer.
+// Bound by reading W. H200, copy 4.255 TB/s, lab_gemv_bf16, m = 1 (16):
+//                      alone, cold L2                        in a row with dependent launch
+//   (28672,4096)       62.8 (63.8) us, 88 (87)% of copy      59.3 (60.4) us, 93 (92)%; cuBLASLt 55.7 to 61.3
+//   (4096,14336)       34.5 (34.1) us, 80 (81)%              29.1 (29.4) us, 95 (95)%; cuBLASLt 31.1 (31.8)
+//   (128256,4096)      253.6 (254.5) us, 97 (97)%            245.5 (245.8) us, 101 (101)%
+//   (32000,2048)       37.8 (38.4) us, 82 (81)%              31.3 (32.0) us, 98 (97)%; cuBLASLt 34.3 (35.3)
+//   (4096,4096)        13.9 us at 16, 57%                    10.3 us at 16, 77%; cuBLASLt 12.8
+// The four products of a layer of Llama-3-8B: 110.5 us (93% of copy; cuBLASLt 117.8) at 1 row, 115.0 (118.1) at 16, 124.7 (124.2) at 64.
+//
+// Alone, a product costs W's bytes at the copy's rate and 6 us: 2.8 are an empty kernel's, 1.5 the first bytes' way, 1 the exchange in the cluster,
+// the rest blocks that end apart (a plain read of (4096,4096) takes 12.5 us there, which is 63% of copy). In a row all but 1 to 3 us of it are
+// hidden. From 48 rows on it is probably x's traffic from L2 that shows, as much as W's in bands of 64 rows: a multicast of x over neighbouring bands
+// would cut it to a quarter, and is the next 10% there. Below, the next 10% are the ends of small products: one launch for several of them.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemv_bf16.h"
 #include "kernels/cuda/gemv_out.cuh"
