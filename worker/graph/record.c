@@ -4,6 +4,8 @@
 //   bucket (rows, kv length) -> recorded ops, embedding to last norm       the batch's image lies at the same addresses for the same bucket, and what
 //                                                                          changes from step to step is data in it
 //
+// Host time of a step of 22 layers on an H200's host (engine_bench, TinyLlama's shape): 38 to 165 us recorded, 810 to 850 us op by op.
+//
 // At most RECORDS are kept; the one that has not run for longest makes room. A backend that cannot record, once, is not asked again.
 #include <stdlib.h>
 
