@@ -11,6 +11,15 @@
 // Blocks: (run's tile, kv head, part of the sequence). Where there are fewer tiles than the device has room for, blocks share a sequence, chunks of
 // 512 places each: up to 8 blocks are a cluster and fold through distributed shared memory; more leave their chunks in scratch for
 // attention_combine.cu. Blocks beyond a sequence's length end at once, so a launch made for max_kv_len serves any length.
+//
+// Measured on an H200 (lab_attention, one run, copy 4.254 TB/s; an empty kernel is 2.75 us of each; the first row moved between 506 and 543 us from
+// run to run with the same code):
+//   64/8 heads, dim 128, 128 x 4,096 places   513 us, 99% of copy; E4M3 285 us, 92%        32/8, 1 x 131,072    146 us, 86%
+//   32/8, 16 x 4,096                           76 us, 83%                                  32/8, 8 x 32,768     271 us, 93%
+//   32/4, dim 64, 64 x 2,048, pages of 16, 64  43.4 us (73%), 42.2 us (75%): short of 80%  32/4, 256 x 256     27.4 us, 60%
+//   batch 1, 22 in a graph, 32/4, dim 64: 4.1 us at 256 places (4.2 in a launch for 2,048), 7.4 at 2,048
+// What is left, by reckoning and not by a profile: short sequences pay every block's start (its row, table, first box: one after the other), which a
+// persistent block that fetches its next sequence meanwhile would hide; 4.1 us at 256 places are 0.3 of work on top of the 3.8 that 64 places take.
 #include "kernels/cuda/attention.cuh"
 
 enum { ROWS = 16, WARPS = 4, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8 };
