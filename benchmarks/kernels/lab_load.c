@@ -2,6 +2,9 @@
 // source is in the page cache then, as a checkpoint just read is).
 //
 //   lab_load [BACKEND] [GIB]     default: cuda 2
+//
+// H200, 16 CPUs: BF16 as stored 30.1 GB/s, gate and up interleaved 28.7, F32 to BF16 27.9, BF16 to e4m3 29.5: eight threads fill the page-locked
+// ring.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -103,16 +103,16 @@ int main(int argc, char **argv) {
   check_whole(&in, "embed", run_embed, (size_t)130 * HIDDEN);
   check_whole(&in, "silu_mul", run_silu, (size_t)130 * FFN);
   lab_head("row ops, Llama-3-8B's shape");
-  row(&in, "embed", "bf16", run_embed, HIDDEN * 4.0);
-  row(&in, "rmsnorm + residual", "", run_norm, HIDDEN * 8.0);
-  row(&in, "silu_mul", "", run_silu, FFN * 6.0);
-  row(&in, "add", "", run_add, HIDDEN * 6.0);
+  row(&in, "embed", "embed", run_embed, HIDDEN * 4.0);
+  row(&in, "rmsnorm", "rmsnorm + residual", run_norm, HIDDEN * 8.0);
+  row(&in, "silu_mul", "silu_mul", run_silu, FFN * 6.0);
+  row(&in, "add", "add", run_add, HIDDEN * 6.0);
   static const ti_dtype types[] = {TI_BF16, TI_E4M3};
   for (int t = 0; t < 2; t++) {
     in.layout.dtype = types[t];
     lab_op(&l, ti_kv_layout_init(&in.layout, NULL), "layout");
     in.kv = (uint8_t *)lab_alloc(&l, in.layout.page_bytes * MAX_ROW);
-    row(&in, "rope_append", t ? "KV e4m3" : "KV bf16", run_append, NQ * DIM * 4.0 + 2 * NKV * DIM * (t ? 3.0 : 4.0));
+    row(&in, "rope_append", t ? "rope_append, KV e4m3" : "rope_append, KV bf16", run_append, NQ * DIM * 4.0 + 2 * NKV * DIM * (t ? 3.0 : 4.0));
     lab_free(&l, in.kv);
   }
   return lab_close(&l);

@@ -36,7 +36,7 @@ struct ti_dev {
 //   block_n 1, block_k 0       [n], one a row: per tensor, per channel
 enum {
   TI_CUDA_ROWS = 0,      // as stored, row by row
-  TI_CUDA_GATE_UP = 1,   // gate and up rows interleaved in runs of TI_CUDA_GATE_RUN: gate 0..63, up 0..63, gate 64..127 ..
+  TI_CUDA_GATE_UP = 1,   // BF16: gate and up rows interleaved in runs of TI_CUDA_GATE_RUN: gate 0..63, up 0..63, gate 64 ..
   TI_CUDA_EXACT = 0x100  // or-ed in: never meets quantised activations
 };
 #define TI_CUDA_GATE_RUN 64
@@ -68,7 +68,7 @@ ti_status ti_cuda_graph_launch(ti_dev *d, ti_dev_graph *g);
 void ti_cuda_graph_free(ti_dev *d, ti_dev_graph *g);
 
 // stage.c
-ti_status ti_cuda_stage_init(ti_dev *d);  // false: no page-locked memory
+ti_status ti_cuda_stage_init(ti_dev *d);
 void ti_cuda_stage_fini(ti_dev *d);
 ti_status ti_cuda_upload(ti_dev *d, void *dst, const void *host, size_t n);
 // n_row runs of `bytes` each, packed or strided on either side: shards of a matrix.

@@ -9,6 +9,11 @@
 // It is bound by memory in prefill and by its launch in decode: q is read and written once, k and v are read and written once, sin and cos are made
 // once a block. Other dims (odd ones, partial rotation, MLA) take a plain kernel, a warp a head; results are the same bits. K is rounded to bf16
 // after RoPE and before it is quantised, as if rope and kv_append were called in turn.
+//
+// On an H200 (lab_rows, Llama-3-8B's heads, copy 4.25 TB/s, an empty kernel 2.75 us): rope_append of one row 4.3 us, 64 rows 5.0, 256 rows 6.9; 4,096
+// rows 46 us, 51% of copy (KV e4m3 49 us), with every row in a page of its own, so that a head's 256 bytes lie alone. Asking for the row before sin
+// and cos are made did not change that; several rows a block, which would keep more bytes on their way and share the table's look-ups, is the next
+// thing to try.
 #include "kernels/cuda/device.cuh"
 
 struct pool {  // where a row's KV goes
