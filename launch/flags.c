@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum kind { K_GROUP, K_STR, K_INT, K_REAL, K_SIZE, K_SWITCH, K_CHOICE } kind;
+typedef enum kind { K_GROUP, K_STR, K_INT, K_REAL, K_SIZE, K_SWITCH, K_AUTO, K_CHOICE } kind;  // K_AUTO: a switch that something else decides unless it is said
 
 typedef struct flag {
   const char *name;
@@ -76,7 +76,7 @@ static const flag table[] = {
      "activations where weights are quantised; auto: int8 for 4- to 8-bit blocks, fp8 for FP8 weights on GPUs, else none"},
     {"enable-two-batch-overlap", K_CHOICE, AT(overlap), 0, 0, "off|on|auto", "auto", "experts' communication under another micro-batch's compute"},
     {"allow-nan", K_SWITCH, AT(allow_nan), 0, 0, NULL, "off", "load weights that are NaN or infinite instead of refusing the model"},
-    {"deterministic", K_SWITCH, AT(deterministic), 0, 0, NULL, "on", "the same bits whatever else is in the batch"},
+    {"deterministic", K_AUTO, AT(deterministic), 0, 0, NULL, "auto", "the same bits whatever else is in the batch; unless said: on CPUs yes, on GPUs no"},
     GROUP("Running"),
     {"start-timeout", K_REAL, AT(start_timeout), 1, 86400, "SECONDS", "600", "all ranks must have loaded by then"},
     {"shutdown-timeout", K_REAL, AT(shutdown_timeout), 0, 86400, "SECONDS", "30",
@@ -158,6 +158,16 @@ static ti_status set_number(const flag *f, const char *value, void *at, ti_error
   return TI_OK;
 }
 
+static bool is_switch(const flag *f) { return f->kind == K_SWITCH || f->kind == K_AUTO; }
+
+// on, off and their other names; -1: none of them.
+static int switch_of(const char *value) {
+  static const char *const words[] = {"off", "on", "0", "1", "false", "true", "no", "yes"};
+  for (int i = 0; i < 8; i++)
+    if (strcmp(value, words[i]) == 0) return i % 2;
+  return -1;
+}
+
 static ti_status set_value(const flag *f, const char *value, ti_flags *out, ti_error *err) {
   void *at = (char *)out + f->at;
   switch (f->kind) {
@@ -168,14 +178,16 @@ static ti_status set_value(const flag *f, const char *value, ti_flags *out, ti_e
     case K_SIZE:
       if (ti_size_parse(value, at)) return ti_error_set(err, TI_ERR_ARG, "--%s %s: expected a size such as 512M, 4G or 65536", f->name, value);
       return TI_OK;
-    case K_SWITCH: {
-      static const char *const words[] = {"off", "on", "0", "1", "false", "true", "no", "yes"};
-      for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        if (strcmp(value, words[i])) continue;
-        *(bool *)at = i % 2;
-        return TI_OK;
+    case K_SWITCH:
+    case K_AUTO: {
+      const int v = f->kind == K_AUTO && strcmp(value, "auto") == 0 ? TI_SWITCH_AUTO : switch_of(value);
+      if (v < 0) return ti_error_set(err, TI_ERR_ARG, "--%s %s: expected on or off", f->name, value);
+      if (f->kind == K_AUTO) {
+        *(int64_t *)at = v;
+      } else {
+        *(bool *)at = v;
       }
-      return ti_error_set(err, TI_ERR_ARG, "--%s %s: expected on or off", f->name, value);
+      return TI_OK;
     }
     case K_CHOICE:
       return set_choice(f, value, at, err);
@@ -200,7 +212,7 @@ static const flag *find(const char *given, size_t n, bool *no) {
   if (n < 4 || strncmp(given, "no", 2) || (given[2] != '-' && given[2] != '_')) return NULL;
   *no = true;
   for (size_t i = 0; i < N_FLAG; i++)
-    if (table[i].kind == K_SWITCH && name_is(table[i].name, given + 3, n - 3)) return &table[i];
+    if (is_switch(&table[i]) && name_is(table[i].name, given + 3, n - 3)) return &table[i];
   return NULL;
 }
 
@@ -263,7 +275,7 @@ static ti_status from_word(int argc, char *const *argv, int *i, ti_flags *out, t
   bool no;
   const flag *f = find(name, n, &no);
   if (!f) return unknown(name, n, err);
-  if (f->kind == K_SWITCH) {
+  if (is_switch(f)) {
     if (no && value) return ti_error_set(err, TI_ERR_ARG, "--no-%s takes no value", f->name);
     return set_value(f, no ? "off" : value ? value + 1 : "on", out, err);
   }
@@ -308,9 +320,9 @@ void ti_flags_help(FILE *f) {
       continue;
     }
     char left[96];
-    const bool on = t->kind == K_SWITCH && strcmp(t->def, "on") == 0;
-    snprintf(left, sizeof left, "--%s%s%s%s", on ? "[no-]" : "", t->name, t->kind == K_SWITCH ? "" : " ", t->kind == K_SWITCH ? "" : t->choices);
-    const bool shown = t->kind != K_SWITCH && t->def[0] && strcmp(t->def, "0") && strcmp(t->def, "-1");
+    const bool plain = is_switch(t), on = plain && strcmp(t->def, "off");
+    snprintf(left, sizeof left, "--%s%s%s%s", on ? "[no-]" : "", t->name, plain ? "" : " ", plain ? "" : t->choices);
+    const bool shown = !plain && t->def[0] && strcmp(t->def, "0") && strcmp(t->def, "-1");
     fprintf(f, "  %-50s %s%s%s%s\n", left, t->help, shown ? " [" : "", shown ? t->def : "", shown ? "]" : "");
   }
   fprintf(f,

@@ -18,6 +18,7 @@ enum { TI_QUANT_AUTO, TI_QUANT_NONE, TI_QUANT_INT8, TI_QUANT_FP8 };
 enum { TI_WEIGHTS_STORED, TI_WEIGHTS_FP8 };
 enum { TI_OVERLAP_OFF, TI_OVERLAP_ON, TI_OVERLAP_AUTO };
 enum { TI_POLICY_FCFS, TI_POLICY_PRIORITY };
+enum { TI_SWITCH_OFF, TI_SWITCH_ON, TI_SWITCH_AUTO };  // of switches that are decided elsewhere unless they are said
 
 typedef struct ti_flags {
   bool help, version;
@@ -39,7 +40,8 @@ typedef struct ti_flags {
   int64_t seed;                  // of requests that bring none; -1: a random one each
   // the device
   int64_t device, threads, quantization, activation_quant, overlap;
-  bool deterministic, allow_nan, enforce_eager;
+  int64_t deterministic;
+  bool allow_nan, enforce_eager;
   // running it
   double start_timeout, shutdown_timeout;  // seconds
   char ready_file[512], status_file[512], trace[512], control_ip[64];

@@ -35,6 +35,7 @@ static ti_status decide_types(const ti_flags *f, const ti_config *c, ti_settings
   const bool gpu = j->device == TI_DEVICE_CUDA;
   const ti_dtype kv[] = {[TI_KV_AUTO] = gpu ? TI_BF16 : TI_F32, [TI_KV_F32] = TI_F32, [TI_KV_BF16] = TI_BF16, [TI_KV_FP8] = TI_E4M3};
   j->kv_dtype = kv[f->kv_cache_dtype];
+  j->deterministic = f->deterministic == TI_SWITCH_AUTO ? !gpu : f->deterministic == TI_SWITCH_ON;
   j->page_tokens = or_else(f->block_size, gpu ? 64 : 16);
   j->max_num_seqs = or_else(f->max_num_seqs, gpu ? 256 : 64);
   j->max_num_batched_tokens = or_else(f->max_num_batched_tokens, gpu ? 8192 : 512);

@@ -21,6 +21,7 @@ typedef struct ti_settings {
   int64_t device;         // TI_DEVICE_CPU or TI_DEVICE_CUDA
   char device_note[160];  // why --device auto gave no GPU; "": nothing to say
   ti_dtype kv_dtype;
+  bool deterministic;
   uint64_t kv_bytes;  // a worker; 0: what its GPU has left
   ti_speculative speculative;
 } ti_settings;

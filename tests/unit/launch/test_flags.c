@@ -21,7 +21,7 @@ Test(flags, have_defaults) {
   cr_assert_str_eq(f.host, "127.0.0.1");
   cr_assert_eq(f.port, 8000);
   cr_assert_eq(f.tp, 1);
-  cr_assert(f.prefix_caching && f.deterministic && f.ui && !f.plan);
+  cr_assert(f.prefix_caching && f.deterministic == TI_SWITCH_AUTO && f.ui && !f.plan);
   cr_assert_eq(f.seed, -1);
   cr_assert_eq(f.device, TI_DEVICE_AUTO);
 }
@@ -37,7 +37,9 @@ Test(flags, take_values_in_both_forms_and_with_underscores) {
 }
 Test(flags, switches_go_both_ways) {
   cr_assert_eq(PARSE("--model=m", "--no-enable-prefix-caching", "--no-ui", "--deterministic=off", "--plan"), TI_OK, "%s", err.text);
-  cr_assert(!f.prefix_caching && !f.ui && !f.deterministic && f.plan);
+  cr_assert(!f.prefix_caching && !f.ui && f.deterministic == TI_SWITCH_OFF && f.plan);
+  cr_assert_eq(PARSE("--model=m", "--deterministic"), TI_OK, "%s", err.text);
+  cr_assert_eq(f.deterministic, TI_SWITCH_ON);
   REFUSES("takes no value", "--no-ui=on");
   REFUSES("on or off", "--ui=maybe");
 }
