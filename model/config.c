@@ -347,6 +347,12 @@ static ti_status parse_moe(const json_t *root, moe_keys keys, ti_config *c, ti_e
   if (m->n_top > group * m->n_top_group)
     return ti_error_set(err, TI_ERR_RANGE, "num_experts_per_tok: %d is above the %d experts of the %d chosen groups", m->n_top,
                         group * m->n_top_group, m->n_top_group);
+  if (m->n_dense_layer >= c->n_layer) {  // no layer has experts, whatever the keys say
+    if (c->n_mtp > 0)
+      return ti_error_set(err, TI_ERR_UNSUPPORTED, "first_k_dense_replace: %d leaves the %d layers without experts, and the MTP layer has some",
+                          m->n_dense_layer, c->n_layer);
+    *m = (ti_moe_config){.n_group = 1, .n_top_group = 1, .scale = 1.0, .router = TI_ROUTER_SOFTMAX};
+  }
   return TI_OK;
 }
 
@@ -391,8 +397,8 @@ ti_status ti_config_from_json(const json_t *root, ti_config *out, ti_error *err)
       (st = parse_quantization(root, c, err)) != TI_OK || (st = ti_config_parse_rope(root, a->default_theta, c, err)) != TI_OK)
     return st;
   st = a->attn == TI_ATTN_MLA ? parse_mla(root, c, err) : parse_gqa(root, a, c, err);
-  if (st == TI_OK) st = parse_moe(root, a->moe, c, err);
   if (st == TI_OK && a->moe == MOE_DEEPSEEK_V3) st = ti_config_int(root, "num_nextn_predict_layers", 0, 8, false, &c->n_mtp, err);
+  if (st == TI_OK) st = parse_moe(root, a->moe, c, err);
   if (st == TI_OK) st = ti_config_int(root, "bos_token_id", 0, c->vocab - 1, false, &c->bos, err);
   if (st == TI_OK) st = add_eos(root, c, err);
   if (st == TI_OK) *out = cfg;
@@ -456,7 +462,8 @@ ti_status ti_config_load(const char *model, ti_config *out, ti_error *err) {
   uint64_t seed;
   if (strncmp(model, "random:", 7) == 0) return ti_config_random(model, out, &seed, err);
   if (stat(model, &sb) != 0)
-    return ti_error_set(err, TI_ERR_NOTFOUND, "%s: no such model (expected a folder with config.json and model.safetensors, a .gguf file, or random:ARCH)", model);
+    return ti_error_set(err, TI_ERR_NOTFOUND,
+                        "%s: no such model (expected a folder with config.json and model.safetensors, a .gguf file, or random:ARCH)", model);
   if (ti_gguf_is_file(model)) return load_gguf(model, out, err);
   ti_status st = path_beside(model, "config.json", path, sizeof(path), err);
   if (st != TI_OK) return st;

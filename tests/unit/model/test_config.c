@@ -65,6 +65,16 @@ Test(config, deepseek_v3_has_its_published_softmax_scale) {
   cr_assert(c.synthetic && c.n_layer == 4 && c.hidden == 7168 && c.moe.n_expert == 256 && c.n_mtp == 0 && seed == UINT64_MAX);
 }
 
+Test(config, dense_layers_to_the_end_leave_no_experts) {
+  ti_config c;
+  ti_error err = {0};
+  uint64_t seed = 7;
+  cr_assert_eq(ti_config_random("random:deepseek_v3?layers=3", &c, &seed, &err), TI_OK, "%s", err.text);
+  cr_assert(c.n_layer == 3 && c.moe.n_expert == 0 && !ti_config_layer_is_moe(&c, 2));
+  cr_assert_eq(ti_config_random("random:deepseek_v3?layers=3&mtp=1", &c, &seed, &err), TI_ERR_UNSUPPORTED);
+  cr_assert(strstr(err.text, "first_k_dense_replace: 3 leaves the 3 layers without experts"), "%s", err.text);
+}
+
 Test(config, both_spellings_of_rope_agree) {
   const ti_config a = parse(LLAMA
                             ",\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"

@@ -42,10 +42,10 @@ static float *read_f32(const ti_checkpoint *c, const char *name, int64_t *n) {
 }
 
 Test(synthetic, any_slice_equals_that_part_of_the_whole) {
-  static const char *const specs[] = {"random:llama?hidden=72&heads=2&layers=1&ffn=100&vocab=90&torch_dtype=float32",
-                                      "random:qwen2?hidden=72&heads=2&layers=1&ffn=100&vocab=90",
-                                      "random:llama?hidden=72&heads=2&layers=1&ffn=100&vocab=90&torch_dtype=float16",
-                                      "random:deepseek_v3?hidden=200&layers=2&heads=2&experts=16&ffn=130&moe_ffn=70&vocab=50&mtp=1"};
+  static const char *const specs[] = {
+      "random:llama?hidden=72&heads=2&layers=1&ffn=100&vocab=90&torch_dtype=float32", "random:qwen2?hidden=72&heads=2&layers=1&ffn=100&vocab=90",
+      "random:llama?hidden=72&heads=2&layers=1&ffn=100&vocab=90&torch_dtype=float16",
+      "random:deepseek_v3?hidden=200&layers=2&first_k_dense_replace=1&heads=2&experts=16&ffn=130&moe_ffn=70&vocab=50&mtp=1"};
   uint32_t rng = 12345;
   for (size_t k = 0; k < sizeof(specs) / sizeof(specs[0]); k++) {
     ti_config cfg;
