@@ -250,15 +250,6 @@ Test(ctl_nng, a_stopped_peer_costs_a_bounded_queue_and_nothing_stale_reaches_the
   EXPECT_TEXT(&at_peer, "fresh");
 }
 
-Test(ctl_nng, an_oversized_message_ends_the_connection) {
-  static char big[MAX_BYTES + 1];
-  const nng_socket s = dial_raw();
-  EXPECT(&at_host, TI_CTL_EV_UP, 1);
-  cr_assert_eq(nng_send(s, big, sizeof big, 0), 0);
-  EXPECT(&at_host, TI_CTL_EV_GONE, 1);
-  close_raw(s);
-}
-
 Test(ctl_nng, tcp_addresses_carry_the_chosen_port) {
   ti_ctl_host_close(host);
   ti_inbox_fini(&at_host);
@@ -285,21 +276,39 @@ Test(ctl_nng, a_job_s_directory_is_private_and_taken_once) {
   cr_assert_eq(ti_ctl_nng_host_open(&cfg, &a, &err), TI_ERR_ARG);
 }
 
-// A child process that connects and sleeps: this program again (NNG does not survive fork), told by its environment.
+// A child process that connects, sends an oversized message when TEST_CTL_BIG is set, and sleeps: this program again (NNG does not survive fork), told
+// by its environment.
 __attribute__((constructor)) static void maybe_child(void) {
+  static char big[MAX_BYTES + 1];
   const char *address = getenv("TEST_CTL_CHILD");
   if (!address) return;
   nng_socket s;
-  if (nng_pair0_open(&s) == 0 && nng_dial(s, address, NULL, 0) == 0) pause();
+  if (nng_pair0_open(&s) == 0 && nng_dial(s, address, NULL, 0) == 0 && (!getenv("TEST_CTL_BIG") || nng_send(s, big, sizeof big, 0) == 0)) pause();
   _exit(1);
 }
 
-Test(ctl_nng, a_killed_process_is_noticed_within_milliseconds) {
+static pid_t spawn_child(char *more) {
   char var[160];
   snprintf(var, sizeof var, "TEST_CTL_CHILD=%s", ti_ctl_host_address(host, 2));
-  char *args[] = {"child", NULL}, *env[] = {var, NULL};
+  char *args[] = {"child", NULL}, *env[] = {var, more, NULL};
   pid_t pid;
   cr_assert_eq(posix_spawn(&pid, "/proc/self/exe", NULL, NULL, args, env), 0);
+  return pid;
+}
+
+// From another process: NNG 1.5 at times leaks the pipe that is closed on it, which a leak checker here would report.
+Test(ctl_nng, an_oversized_message_ends_the_connection) {
+  const pid_t pid = spawn_child("TEST_CTL_BIG=1");
+  EXPECT(&at_host, TI_CTL_EV_UP, 1);
+  EXPECT(&at_host, TI_CTL_EV_GONE, 1);
+  cr_assert_eq(kill(pid, SIGKILL), 0);
+  int status;
+  cr_assert_eq(waitpid(pid, &status, 0), pid);
+  cr_assert(WIFSIGNALED(status), "the child could not send");
+}
+
+Test(ctl_nng, a_killed_process_is_noticed_within_milliseconds) {
+  const pid_t pid = spawn_child(NULL);
   EXPECT(&at_host, TI_CTL_EV_UP, 1);
   const uint64_t t0 = ti_mono_us();
   cr_assert_eq(kill(pid, SIGKILL), 0);
