@@ -8,7 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum kind { K_GROUP, K_STR, K_INT, K_REAL, K_SIZE, K_SWITCH, K_AUTO, K_CHOICE } kind;  // K_AUTO: a switch that something else decides unless it is said
+typedef enum kind {
+  K_GROUP,
+  K_STR,
+  K_INT,
+  K_REAL,
+  K_SIZE,
+  K_SWITCH,
+  K_AUTO,
+  K_CHOICE
+} kind;  // K_AUTO: a switch that something else decides unless it is said
 
 typedef struct flag {
   const char *name;
@@ -50,7 +59,8 @@ static const flag table[] = {
     {"num-redundant-experts", K_INT, AT(redundant), 0, 65536, "N", "0", "copies of busy experts in each MoE layer, over all workers"},
     {"expert-balance-tokens", K_INT, AT(balance_tokens), 0, 1e9, "TOKENS", "10000", "after so many those copies are chosen anew; 0: never"},
     GROUP("Memory and scheduling"),
-    {"kv-cache-memory", K_SIZE, AT(kv_cache_memory), 0, 0, "SIZE", "0", "KV cache of each worker, as 4G or 512M; 0: on CPUs what is needed, at most 256M, on GPUs what is left of their share"},
+    {"kv-cache-memory", K_SIZE, AT(kv_cache_memory), 0, 0, "SIZE", "0",
+     "KV cache of each worker, as 4G or 512M; 0: on CPUs what is needed, at most 256M, on GPUs what is left of their share"},
     {"kv-cache-dtype", K_CHOICE, AT(kv_cache_dtype), 0, 0, "auto|float32|bfloat16|fp8", "auto",
      "type of cached keys and values; auto: float32 on CPUs, bfloat16 on GPUs"},
     {"gpu-memory-utilization", K_REAL, AT(gpu_memory_utilization), 0.01, 1, "FRACTION", "0.9",
@@ -76,7 +86,8 @@ static const flag table[] = {
      "activations where weights are quantised; auto: int8 for 4- to 8-bit blocks, fp8 for FP8 weights on GPUs, else none"},
     {"enable-two-batch-overlap", K_CHOICE, AT(overlap), 0, 0, "off|on|auto", "auto", "experts' communication under another micro-batch's compute"},
     {"allow-nan", K_SWITCH, AT(allow_nan), 0, 0, NULL, "off", "load weights that are NaN or infinite instead of refusing the model"},
-    {"deterministic", K_AUTO, AT(deterministic), 0, 0, NULL, "auto", "the same bits whatever else is in the batch; unless said: on CPUs yes, on GPUs no"},
+    {"deterministic", K_AUTO, AT(deterministic), 0, 0, NULL, "auto",
+     "the same bits whatever else is in the batch; unless said: on CPUs yes, on GPUs no"},
     GROUP("Running"),
     {"start-timeout", K_REAL, AT(start_timeout), 1, 86400, "SECONDS", "600", "all ranks must have loaded by then"},
     {"shutdown-timeout", K_REAL, AT(shutdown_timeout), 0, 86400, "SECONDS", "30",

@@ -276,8 +276,8 @@ Test(ctl_nng, a_job_s_directory_is_private_and_taken_once) {
   cr_assert_eq(ti_ctl_nng_host_open(&cfg, &a, &err), TI_ERR_ARG);
 }
 
-// A child process that connects, sends an oversized message when TEST_CTL_BIG is set, and sleeps: this program again (NNG does not survive fork), told
-// by its environment.
+// A child process that connects, sends an oversized message when TEST_CTL_BIG is set, and sleeps: this program again (NNG does not survive fork),
+// told by its environment.
 __attribute__((constructor)) static void maybe_child(void) {
   static char big[MAX_BYTES + 1];
   const char *address = getenv("TEST_CTL_CHILD");

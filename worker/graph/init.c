@@ -223,16 +223,13 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
   const long widest = max3(c->hidden, c->ffn, (long)c->n_head * (c->attn == TI_ATTN_MLA ? c->v_dim : c->head_dim));
   const long most = max3(g->expert_capacity, g->max_row, wants_expanded(g) ? TI_MLA_TILE : 0);
   if (!st) st = k->reserve(dev, (int)most, max3(widest, 2L * c->hidden, c->kv_lora), c->head_dim, c->vocab);
-  // the largest operation among the group's ranks: a batch's rows, or a tile of logits
-  const size_t rows_bytes = (size_t)g->max_row * (size_t)c->hidden * g->act_bytes, logit_bytes = (size_t)g->sample_tile * (size_t)c->vocab * sizeof(float);
-  if (!st) st = cfg->tp->ops->reserve(cfg->tp, rows_bytes > logit_bytes ? rows_bytes : logit_bytes, 1);
   if (!st) st = init_rope(g, err);
   if (!st) st = init_expanded(g, err);
   for (int i = 0; !st && i < g->n_lane; i++) st = init_lane(g, &g->lane[i], i, err);
   if (!st && g->w.mtp && !(g->mtp_in = ti_graph_alloc(g, (size_t)g->max_row * 2 * (size_t)c->hidden * g->act_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the MTP layer's input");
   if (!st && cfg->tap && !(g->tap_mem = malloc((size_t)g->max_row * (size_t)(c->vocab > c->hidden ? c->vocab : c->hidden) * 4)))
     st = ti_error_set(err, TI_ERR_NOMEM, "no memory for taps");
-  if (!st && cfg->tp->size > 1 && k->async && !(g->h_sum = k->alloc_host(dev, rows_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the tensor-parallel ranks' sums");
+  if (!st && cfg->tp->size > 1 && k->async && !(g->h_sum = k->alloc_host(dev, (size_t)g->max_row * (size_t)c->hidden * g->act_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the tensor-parallel ranks' sums");
   if (!st) st = ti_graph_record_init(g, err);
   if (st) {
     if (err && !err->code) ti_error_set(err, st, "setting up the model: %s", ti_status_text(st));
