@@ -71,7 +71,7 @@ static void shape(lab *l, int mode, int m, int64_t n, int64_t k) {
       lab_expect(l, e.worst <= 1.0 && e.diff < 1e-5, "%s m %d n %lld k %lld: worst %.3g of the bound, diff %.2e", modes[mode].name, m, (long long)n,
                  (long long)k, e.worst, e.diff);
     }
-    lab_row r = {"blas", modes[mode].name, m, n, k, 0, 2.0 * m * (double)n * (double)k, 0, NULL, 0};
+    lab_row r = {"blas", modes[mode].name, m, n, k, 0, 2.0 * m * (double)n * (double)k, 0, NULL, 0, 0};
     r.bytes = (double)(n * k + m * k) * (double)size + (double)out_bytes;
     r.us = lab_time_us(l, run, &j);
     lab_print(l, &r);

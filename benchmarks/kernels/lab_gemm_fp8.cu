@@ -196,7 +196,7 @@ static void time_one(lab *l, int m, int n, int k, bool deterministic) {
   j.a = dense(&o, out, n, m, n, k);
   j.blas.out = out, j.blas.x = o.xq, j.blas.w = o.wq, j.blas.x_scale = o.xs, j.blas.w_scale = o.ws, j.blas.m = m, j.blas.n = n, j.blas.k = k;
   j.blas.scale = TI_BLAS_BLOCK, j.blas.out_dtype = TI_BF16;
-  lab_row r = {"gemm_fp8", deterministic ? "deterministic" : "fp8 block128", m, n, k, 0, 2.0 * m * n * k, 0, NULL, 0};
+  lab_row r = {"gemm_fp8", deterministic ? "deterministic" : "fp8 block128", m, n, k, 0, 2.0 * m * n * k, 0, NULL, 0, 0};
   r.bytes = (double)n * k + (double)m * k + 2.0 * m * n + 4.0 * (double)(blocks(k) * (m + blocks(n)));
   l->dev.deterministic = deterministic;
   r.us = lab_time_us(l, run_ours, &j);
@@ -276,7 +276,7 @@ static void grouped(lab *l, int n_expert, const int *count, int n, int k, bool t
     lab_free(l, ref);
     lab_free(l, mag);
   } else {
-    lab_row r = {"gemm_fp8_grouped", name, valid, n, k, 0, 2.0 * (double)valid * n * k, 0, NULL, 0};
+    lab_row r = {"gemm_fp8_grouped", name, valid, n, k, 0, 2.0 * (double)valid * n * k, 0, NULL, 0, 0};
     r.bytes = (double)n_expert * n * k + (double)valid * k + 2.0 * (double)valid * n;
     r.us = lab_time_us(l, run_grouped, &j);
     lab_print(l, &r);

@@ -157,6 +157,7 @@ static void time_shape(lab *l, int n_expert, int taken, int n, int k, const char
                2.0 * rows * n * k,
                live * n * k + rows * k + rows * n * (silu ? 0.5 : 2.0),
                NULL,
+               0,
                0};
   lab_print(l, &r);
   fixture_free(&f);

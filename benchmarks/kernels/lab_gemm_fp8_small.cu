@@ -1,9 +1,11 @@
 // FP8 GEMM for few tokens (kernels/cuda/gemm_fp8_small.cu) beside cuBLASLt's block128: every m of 1..130, every cut of the work, poisoned padding,
 // the same bits from run to run; then the table, with the figure of --deterministic (no split of K) and, for m = 1, 16, 64, of an op in a chain of
-// them under programmatic dependent launch, as the engine runs it.
+// them under programmatic dependent launch, as the engine runs it; last, every gate of the bandwidth that was missed, beside the plain read of the
+// same bytes (lab_floor.h).
 //
 //   lab_gemm_fp8_small [--quick] [--json FILE]
 #include "benchmarks/kernels/fp8_inputs.cuh"
+#include "benchmarks/kernels/lab_floor.h"
 #include "kernels/cuda/gemm_fp8_small.h"
 
 // The tensor core sums 32 products with about 14 bits; 4 such sums make a block of K, and blocks are added in fp32.
@@ -137,10 +139,40 @@ static void run_chain(void *arg) {
   }
 }
 
-static void row(fixture *f, const char *variant, double us, double peer_us) {
+static void row(fixture *f, const char *variant, double us, double peer_us, double floor_us) {
   const double m = f->a.m, n = f->a.n, k = f->a.k;
-  lab_row r = {"gemm_fp8_small", variant, f->a.m, f->a.n, f->a.k, us, 2.0 * m * n * k, n * k + m * k + 2.0 * m * n, "block128", peer_us};
+  lab_row r = {"gemm_fp8_small", variant, f->a.m, f->a.n, f->a.k, us, 2.0 * m * n * k, n * k + m * k + 2.0 * m * n, "block128", peer_us, floor_us};
   lab_print(f->l, &r);
+}
+
+// What the gates ask for: shares of the copy where W has 25 MB and more, and to be faster than the peer by a fifth.
+#define GATE_BYTES 25e6
+#define GATE_RATIO 1.2
+typedef struct miss {
+  int m, n, k;
+  double us, peer_us, bytes, share;
+  lab_floor floor;
+} miss;
+static miss missed[128];
+static int n_missed;
+
+static void gate(const lab *l, const fixture *f, double us, double peer_us, const lab_floor *floor) {
+  const double n = f->a.n, k = f->a.k, m = f->a.m, bytes = n * k + m * k + 2.0 * m * n;
+  const miss s = {f->a.m, f->a.n, f->a.k, us, peer_us, bytes, m <= 16 ? 0.6 : 0.5, *floor};
+  if (n * k < GATE_BYTES || n_missed == sizeof missed / sizeof *missed) return;
+  if (bytes / us * 1e-3 < s.share * l->copy_gbs || (peer_us > 0 && peer_us / us < GATE_RATIO)) missed[n_missed++] = s;
+}
+static void print_missed(const lab *l) {
+  printf(
+      "\nmissed of 60 / 50 %% of copy (m to 16 / above) and %.1f x the peer; floor: the plain read of W\n"
+      "%6s %7s %7s %8s %7s %7s %7s  %8s %8s %9s  %8s  %s\n",
+      GATE_RATIO, "m", "n", "k", "us", "% copy", "gate", "ratio", "floor us", "% copy", "above it", "in chain", "the readers, alone and in a chain");
+  for (int i = 0; i < n_missed; i++) {
+    const miss *s = &missed[i];
+    const double copy_us = s->bytes / l->copy_gbs * 1e-3;
+    printf("%6d %7d %7d %8.2f %7.1f %7.0f %7.2f  %8.2f %8.1f %9.2f  %8.2f  %s | %s\n", s->m, s->n, s->k, s->us, 100 * copy_us / s->us, 100 * s->share,
+           s->peer_us / s->us, s->floor.us, 100 * copy_us / s->floor.us, s->us - s->floor.us, s->floor.chain_us, s->floor.name, s->floor.chain_name);
+  }
 }
 
 static void time_shape(lab *l, int n, int k) {
@@ -152,6 +184,7 @@ static void time_shape(lab *l, int n, int k) {
   chain c = {&f, (uint8_t *)lab_alloc(l, (size_t)CHAIN * n * k)};
   for (int i = 0; i < CHAIN; i++)
     lab_ok(l, cudaMemcpyAsync(c.w + (size_t)i * n * k, f.w.q, (size_t)n * k, cudaMemcpyDeviceToDevice, l->stream), "chain");
+  const lab_floor floor = lab_floor_of(l, (double)n * k);
   for (size_t i = 0; i < sizeof ms / sizeof *ms; i++) {
     fixture_rows(&f, ms[i]);
     f.a.out = f.out;
@@ -163,13 +196,15 @@ static void time_shape(lab *l, int n, int k) {
       run_peer(&p);
       if (p.st == TI_OK) peer_us = lab_time_us(l, run_peer, &p);
     }
-    row(&f, "ours", lab_time_us(l, run_small, &f), peer_us);
+    const double us = lab_time_us(l, run_small, &f);
+    row(&f, "ours", us, peer_us, floor.us);
+    if (ms[i] != 4) gate(l, &f, us, peer_us, &floor);
     l->dev.deterministic = true;
-    row(&f, "deterministic", lab_time_us(l, run_small, &f), peer_us);
+    row(&f, "deterministic", lab_time_us(l, run_small, &f), peer_us, floor.us);
     l->dev.deterministic = false;
     if (ms[i] == 1 || ms[i] == 16 || ms[i] == 64) {
       l->dev.pdl = true;
-      row(&f, "in a chain", lab_time_chain_us(l, run_chain, &c, CHAIN), 0);
+      row(&f, "in a chain", lab_time_chain_us(l, run_chain, &c, CHAIN), 0, floor.chain_us);
       l->dev.pdl = false;
     }
   }
@@ -188,5 +223,6 @@ int main(int argc, char **argv) {
   check_plans(&l, 576, 1536);
   lab_head("FP8 (1x128 x 128x128) -> bf16");
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) time_shape(&l, shapes[i][0], shapes[i][1]);
+  print_missed(&l);
   return lab_close(&l);
 }

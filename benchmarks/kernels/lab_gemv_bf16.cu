@@ -326,7 +326,7 @@ static void time_all(lab *l) {
       const int m = ms[q];
       operands o = operands_open(l, m, n, k, copies_of_w(n, k));
       job j = job_of(l, &o, m, n, k);
-      lab_row r = {"gemv_bf16", "alone", m, n, k, lab_time_us(l, run_ours, &j), 2.0 * m * (double)n * (double)k, bytes_of(m, n, k), "cuBLASLt", 0};
+      lab_row r = {"gemv_bf16", "alone", m, n, k, lab_time_us(l, run_ours, &j), 2.0 * m * (double)n * (double)k, bytes_of(m, n, k), "cuBLASLt", 0, 0};
       if (l->blas) r.peer_us = lab_time_us(l, run_blas, &j);
       lab_print(l, &r);
       r.variant = "in a row";
@@ -403,6 +403,7 @@ static void time_chains(lab *l) {
                      0,
                      bytes,
                      NULL,
+                     0,
                      0};
         if (v == 0) lab_head(s ? "Llama-3-8B, a layer" : "TinyLlama-1.1B, a layer");
         lab_print(l, &r);

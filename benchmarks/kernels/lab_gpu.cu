@@ -354,8 +354,8 @@ double lab_time_chain_us(lab *l, lab_run run, void *arg, int n) {
 }
 
 void lab_head(const char *title) {
-  printf("\n%s\n%-22s %6s %7s %7s %9s %8s %7s %6s  %-12s %9s %6s\n", title, "variant", "m", "n", "k", "us", "TFLOP/s", "GB/s", "% copy", "peer", "us",
-         "ratio");
+  printf("\n%s\n%-22s %6s %7s %7s %9s %8s %7s %6s  %-12s %9s %6s %8s %7s\n", title, "variant", "m", "n", "k", "us", "TFLOP/s", "GB/s", "% copy",
+         "peer", "us", "ratio", "floor us", "% floor");
   fflush(stdout);
 }
 
@@ -363,7 +363,12 @@ void lab_print(lab *l, const lab_row *r) {
   const double gbs = r->bytes / r->us * 1e-3, share = 100.0 * gbs / l->copy_gbs;
   printf("%-22s %6lld %7lld %7lld %9.2f %8.1f %7.0f %6.1f", r->variant, (long long)r->m, (long long)r->n, (long long)r->k, r->us,
          r->flop / r->us * 1e-6, gbs, share);
-  if (r->peer_us > 0) printf("  %-12s %9.2f %6.2f", r->peer, r->peer_us, r->peer_us / r->us);
+  if (r->peer_us > 0) {
+    printf("  %-12s %9.2f %6.2f", r->peer, r->peer_us, r->peer_us / r->us);
+  } else if (r->floor_us > 0) {
+    printf("  %-12s %9s %6s", "", "", "");
+  }
+  if (r->floor_us > 0) printf(" %8.2f %7.1f", r->floor_us, 100.0 * r->floor_us / r->us);
   printf("\n");
   fflush(stdout);
   if (!l->json) return;
@@ -372,5 +377,6 @@ void lab_print(lab *l, const lab_row *r) {
           l->n_json++ ? "," : "", r->op, r->variant, (long long)r->m, (long long)r->n, (long long)r->k, r->us, r->flop / r->us * 1e-6, gbs);
   fprintf(l->json, "\"copy_percent\": %.2f", share);
   if (r->peer_us > 0) fprintf(l->json, ", \"peer\": \"%s\", \"peer_us\": %.3f, \"ratio\": %.3f", r->peer, r->peer_us, r->peer_us / r->us);
+  if (r->floor_us > 0) fprintf(l->json, ", \"floor_us\": %.3f", r->floor_us);
   fprintf(l->json, "}");
 }

@@ -105,9 +105,11 @@ typedef struct lab_row {
   double us;
   double flop, bytes;  // 0: column left out
   const char *peer;
-  double peer_us;  // 0: no peer
+  double peer_us;   // 0: no peer
+  double floor_us;  // of reading what must be read (lab_floor.h); 0: column left out
 } lab_row;
-void lab_print(lab *l, const lab_row *r);  // us, TFLOP/s, GB/s, % of copy, peer and ratio (peer / ours: above 1 is faster); a JSON object
+void lab_print(lab *l,
+               const lab_row *r);  // us, TFLOP/s, GB/s, % of copy, peer and ratio (peer / ours: above 1 is faster), floor and its %; a JSON object
 
 #ifdef __cplusplus
 }

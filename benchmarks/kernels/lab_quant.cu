@@ -267,7 +267,7 @@ static void time_all(lab *l) {
       double bytes;
     } ops[] = {{"quantise", run_plain, 3}, {"rmsnorm + quantise", run_norm, 7}, {"silu-mul + quantise", run_silu, 5}};
     for (int o = 0; o < 3; o++) {
-      lab_row r = {"quant_fp8", ops[o].name, m, 0, k, lab_time_us(l, ops[o].run, &j), 0, ops[o].bytes * (double)n + (double)n / 32, NULL, 0};
+      lab_row r = {"quant_fp8", ops[o].name, m, 0, k, lab_time_us(l, ops[o].run, &j), 0, ops[o].bytes * (double)n + (double)n / 32, NULL, 0, 0};
       lab_print(l, &r);
     }
     void *const all[] = {x, res, w, s, q};

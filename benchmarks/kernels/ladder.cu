@@ -76,7 +76,7 @@ static void matmuls(lab *l) {
     lab_sync(l, rungs[i].name);
     const lab_error e = lab_compare(l, p.c, TI_BF16, p.n, ref, mag, p.m, p.n, lab_fp32_bound(p.k));
     lab_expect(l, e.worst <= 1.0, "%s: %.3g of the bound at %lld", rungs[i].name, e.worst, (long long)e.at);
-    lab_row r = {"ladder", rungs[i].name, p.m, p.n, p.k, 0, 2.0 * p.m * p.n * p.k, 3.0 * 2.0 * (double)count, "cuBLASLt", blas_us};
+    lab_row r = {"ladder", rungs[i].name, p.m, p.n, p.k, 0, 2.0 * p.m * p.n * p.k, 3.0 * 2.0 * (double)count, "cuBLASLt", blas_us, 0};
     const int runs = l->runs;
     l->runs = i < 2 ? 3 : runs;  // a quarter of a second each
     r.us = lab_time_us(l, rungs[i].run, &p);
@@ -127,7 +127,7 @@ static void adds(lab *l) {
     lab_ok(l, cudaMemcpyAsync(&bad, wrong, 4, cudaMemcpyDeviceToHost, l->stream), "count");
     lab_sync(l, forms[i].name);
     lab_expect(l, bad == 0, "%s: %u of %d are wrong", forms[i].name, bad, s.n);
-    lab_row r = {"ladder", forms[i].name, 1, s.n, 0, 0, (double)s.n, 3.0 * (double)bytes, NULL, 0};
+    lab_row r = {"ladder", forms[i].name, 1, s.n, 0, 0, (double)s.n, 3.0 * (double)bytes, NULL, 0, 0};
     r.us = lab_time_us(l, forms[i].run, &s);
     lab_print(l, &r);
   }

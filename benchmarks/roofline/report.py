@@ -21,8 +21,8 @@ LAB_SECONDS = 300
 
 
 def labs():
-    """roofline_gpu first, then every CUDA lab of the tree; lab_gpu is their harness."""
-    names = sorted(p.stem for p in (ROOT / "benchmarks/kernels").glob("lab_*.cu") if p.stem != "lab_gpu")
+    """roofline_gpu first, then every CUDA lab of the tree; lab_gpu and lab_floor are their harness."""
+    names = sorted(p.stem for p in (ROOT / "benchmarks/kernels").glob("lab_*.cu") if p.stem not in ("lab_gpu", "lab_floor"))
     return [ROOFS] + names + ["ladder"]
 
 
@@ -164,12 +164,17 @@ def number(x):
 
 
 def table(points):
-    lines = ["| what | m | n | k | us | TFLOP/s | GB/s | bound | % of limit | peer, us | ratio |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    floors = any("floor_us" in p.row for p in points)
+    lines = ["| what | m | n | k | us | TFLOP/s | GB/s | bound | % of limit | peer, us | ratio |" + (" floor, us | % of floor |" if floors else ""),
+             "|---|---|---|---|---|---|---|---|---|---|---|" + ("---|---|" if floors else "")]
     for p in points:
         r = p.row
+        floor = ""
+        if floors:
+            floor = f" {r['floor_us']:.1f} | {100 * r['floor_us'] / p.us:.0f} |" if "floor_us" in r else " | |"
         peer = f"{r['peer']} {r['peer_us']:.1f} | {r['ratio']:.2f}" if "peer" in r else "| "
         lines.append(f"| {r['variant']} | {r['m']} | {r['n']} | {r['k'] or ''} | {p.us:.1f} | {number(r['tflops'])} | {r['gbs']:.0f} | {p.bound} "
-                     f"| {p.share:.0f} | {peer} |")
+                     f"| {p.share:.0f} | {peer} |{floor}")
     return lines
 
 
@@ -195,7 +200,9 @@ def report(gpu, slug, roofs, points, found):
     out += [f"| {name}, the best cuBLASLt product | {roofs[name]:.0f} TFLOP/s |" for name in ("bf16", "fp8", "fp8 block128") if name in roofs]
     out += ["", f"![roofline](kernels-{slug}.svg)", "",
             "A row's limit is the larger of bytes / copy and FLOP / the roof of its type (bytes: each operand once). % of limit = limit / time. A row whose",
-            "limit is below two empty kernels is bound by the launch: there the share says nothing, and the way on is a graph, a fused op or more rows.", ""]
+            "limit is below two empty kernels is bound by the launch: there the share says nothing, and the way on is a graph, a fused op or more rows. floor: the time in which the best",
+            "plain read of the weights ends in the same harness (lab_floor.h), alone or, for rows that stand in a chain or row of launches, as one of a chain.",
+            ""]
     out += summary(points, found, roofs)
     for name in dict.fromkeys(p.lab for p in points):
         out += ["", f"## {name}", ""] + table([p for p in points if p.lab == name])

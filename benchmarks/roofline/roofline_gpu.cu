@@ -34,7 +34,7 @@ static void product(lab *l, int roof, int m, int n, int k) {
   j.l = l;
   j.a.out = out, j.a.x = x, j.a.w = w, j.a.m = m, j.a.n = n, j.a.k = k, j.a.scale = roofs[roof].scale, j.a.out_dtype = TI_BF16;
   if (fp8) j.a.x_scale = xs, j.a.w_scale = ws;
-  lab_row r = {"roof", roofs[roof].name, m, n, k, 0, 2.0 * m * (double)n * k, 0, NULL, 0};
+  lab_row r = {"roof", roofs[roof].name, m, n, k, 0, 2.0 * m * (double)n * k, 0, NULL, 0, 0};
   r.bytes = (double)(x_count + w_count) * (double)size + 2.0 * m * (double)n;
   run(&j);
   if (j.st == TI_ERR_UNSUPPORTED) {  // block scales, before cuBLAS 13.1 and on GPUs without them
