@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/size.h"
+#include "kernels/ref/dequant.h"
 #include "worker/finite.h"
 
 typedef struct loader {
@@ -146,21 +148,95 @@ static ti_status load_gqa(loader *l, ti_layer_weights *lw) {
   return st;
 }
 
+// A row of a plain or block type as fp32.
+static void row_of(const ti_weight_src *src, int64_t r, float *out) {
+  const int64_t ld = (src->ld ? src->ld : src->k) / ti_dtype_block(src->dtype) * ti_dtype_block_bytes(src->dtype);
+  ti_ref_dequant_row(src->dtype, (const char *)src->data + r * ld, out, (size_t)src->k);
+}
+
+// A source in 4- to 8-bit blocks as fp32, in the loader's arena: what is transposed has no blocks along its new rows. Others stay as they are.
+static ti_status as_numbers(loader *l, ti_weight_src *src) {
+  if (ti_dtype_block(src->dtype) == 1) return TI_OK;
+  size_t size;
+  float *x = ti_size_mul((size_t)src->n, (size_t)src->k * sizeof *x, &size) ? ti_arena_alloc_aligned(&l->tmp, size, 64) : NULL;
+  if (!x) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory for a [%ld, %ld] matrix as fp32", l->prefix, (long)src->n, (long)src->k);
+  for (int64_t r = 0; r < src->n; r++) row_of(src, r, x + r * src->k);
+  *src = (ti_weight_src){.data = x, .dtype = TI_F32, .n = src->n, .k = src->k};
+  return TI_OK;
+}
+
+#define K_B "self_attn.k_b_proj.weight"
+#define V_B "self_attn.v_b_proj.weight"
+#define KV_B "self_attn.kv_b_proj.weight"
+
+// Is kv_b_proj there as halves (model/gguf/gguf_model.h draws them)?
+static bool kv_b_is_split(const loader *l) {
+  char name[128];
+  ti_tensor t;
+  snprintf(name, sizeof name, "%s." K_B, l->prefix);
+  return ti_checkpoint_find(l->o->ckpt, name, &t) == TI_OK;
+}
+
+static ti_slice k_b_slice(const ti_config *c, int64_t head) { return ti_slice_rows((int64_t)c->n_head * c->kv_lora, c->qk_nope, head * c->kv_lora, c->kv_lora); }
+static ti_slice v_b_slice(const ti_config *c, int64_t head) { return ti_slice_rows((int64_t)c->n_head * c->v_dim, c->kv_lora, head * c->v_dim, c->v_dim); }
+
 // kv_b_proj [n_head * (nope + v), latent]: of each head the first `nope` rows are W_UK (used transposed: folded into q), the next v rows W_UV.
 static ti_status load_mla_absorbed(loader *l, ti_layer_weights *lw) {
   const ti_config *c = l->c;
   const ti_shard_heads *h = &l->w->heads;
   const int64_t per = c->qk_nope + c->v_dim, rows = (int64_t)c->n_head * per;
+  const bool split = kv_b_is_split(l);
   lw->uk = ti_arena_calloc(&l->w->host, (size_t)h->n_head, sizeof *lw->uk);
   lw->uv = ti_arena_calloc(&l->w->host, (size_t)h->n_head, sizeof *lw->uv);
   if (!lw->uk || !lw->uv) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory", l->prefix);
   ti_status st = TI_OK;
   for (int i = 0; !st && i < h->n_head; i++) {
-    const int64_t r0 = (h->head0 + i) * per;
-    st = matrix(l, "self_attn.kv_b_proj.weight", ti_slice_rows(rows, c->kv_lora, r0, c->qk_nope), TI_WEIGHT_TRANSPOSE | TI_WEIGHT_EXACT, &lw->uk[i]);
-    if (!st) st = matrix(l, "self_attn.kv_b_proj.weight", ti_slice_rows(rows, c->kv_lora, r0 + c->qk_nope, c->v_dim), TI_WEIGHT_EXACT, &lw->uv[i]);
+    const int64_t head = h->head0 + i, r0 = head * per;
+    if (split) {
+      st = matrix(l, K_B, k_b_slice(c, head), TI_WEIGHT_EXACT, &lw->uk[i]);
+      if (!st) st = matrix(l, V_B, v_b_slice(c, head), TI_WEIGHT_EXACT, &lw->uv[i]);
+      continue;
+    }
+    ti_weight_src src;
+    const ti_slice s = ti_slice_rows(rows, c->kv_lora, r0, c->qk_nope);
+    st = source(l, KV_B, &s, &src);
+    if (!st) st = as_numbers(l, &src);
+    if (!st) st = prepare(l, &src, 1, TI_WEIGHT_TRANSPOSE | TI_WEIGHT_EXACT, &lw->uk[i]);
+    if (!st) st = matrix(l, KV_B, ti_slice_rows(rows, c->kv_lora, r0 + c->qk_nope, c->v_dim), TI_WEIGHT_EXACT, &lw->uv[i]);
   }
   return st;
+}
+
+// This rank's kv_b_proj put together from its halves, as fp32: x [n_head][nope + v][latent].
+static ti_status join_kv_b(loader *l, float *row, float *x) {
+  const ti_config *c = l->c;
+  const int64_t lora = c->kv_lora, nope = c->qk_nope;
+  ti_status st = TI_OK;
+  for (int i = 0; !st && i < l->w->heads.n_head; i++) {
+    const ti_slice ks = k_b_slice(c, l->w->heads.head0 + i), vs = v_b_slice(c, l->w->heads.head0 + i);
+    ti_weight_src k, v;
+    st = source(l, K_B, &ks, &k);
+    if (!st) st = source(l, V_B, &vs, &v);
+    for (int64_t r = 0; !st && r < lora; r++) {
+      row_of(&k, r, row);
+      for (int64_t j = 0; j < nope; j++) x[j * lora + r] = row[j];
+    }
+    x += nope * lora;
+    for (int64_t r = 0; !st && r < c->v_dim; r++, x += lora) row_of(&v, r, x);
+  }
+  return st;
+}
+
+static ti_status load_mla_expanded(loader *l, ti_layer_weights *lw) {
+  const ti_config *c = l->c;
+  const ti_shard_heads *h = &l->w->heads;
+  const int64_t per = c->qk_nope + c->v_dim;
+  if (!kv_b_is_split(l)) return matrix(l, KV_B, ti_slice_rows(c->n_head * per, c->kv_lora, h->head0 * per, h->n_head * per), TI_WEIGHT_EXACT, &lw->kv_b);
+  const size_t n = (size_t)(h->n_head * per) * (size_t)c->kv_lora;
+  float *row = ti_arena_alloc(&l->tmp, (size_t)c->qk_nope * sizeof *row), *x = ti_arena_alloc_aligned(&l->tmp, n * sizeof *x, 64);
+  if (!row || !x) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory for " KV_B " as fp32", l->prefix);
+  const ti_status st = join_kv_b(l, row, x);
+  return st ? st : prepare(l, &(ti_weight_src){.data = x, .dtype = TI_F32, .n = h->n_head * per, .k = c->kv_lora}, 1, TI_WEIGHT_EXACT, &lw->kv_b);
 }
 
 static ti_status load_mla(loader *l, ti_layer_weights *lw) {
@@ -177,9 +253,7 @@ static ti_status load_mla(loader *l, ti_layer_weights *lw) {
   if (!st) st = matrix(l, "self_attn.kv_a_proj_with_mqa.weight", ti_slice_all(c->kv_lora + c->qk_rope, hid), 0, &lw->kv_a);
   if (!st) st = vector(l, "self_attn.kv_a_layernorm.weight", c->kv_lora, 0, c->kv_lora, &lw->kv_a_norm);
   if (!st) st = load_mla_absorbed(l, lw);
-  const int64_t per = c->qk_nope + c->v_dim;
-  if (!st && l->o->expanded)
-    st = matrix(l, "self_attn.kv_b_proj.weight", ti_slice_rows(c->n_head * per, c->kv_lora, h->head0 * per, h->n_head * per), TI_WEIGHT_EXACT, &lw->kv_b);
+  if (!st && l->o->expanded) st = load_mla_expanded(l, lw);
   if (!st) st = matrix(l, "self_attn.o_proj.weight", ti_slice_cols(hid, (int64_t)c->n_head * c->v_dim, (int64_t)h->head0 * c->v_dim, (int64_t)h->n_head * c->v_dim), 0, &lw->o);
   return st;
 }

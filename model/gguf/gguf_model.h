@@ -27,11 +27,11 @@ ti_status ti_gguf_name(const ti_tensor_spec *spec, char out[TI_TENSOR_NAME_MAX],
 
 // All tensors of cfg (NULL: of the file's own config), checked for presence, shape and type. g is taken: by *out when TI_OK, closed otherwise.
 //
-// DeepSeek's kv_b_proj, which converters split, is put together as it is read: its ti_tensor has no data.
+// DeepSeek's kv_b_proj is split by newer converters; a file that has the halves shows them, and no kv_b_proj:
 //
-//   kv_b_proj [head][nope + v][kv_lora]   <-   attn_k_b [head][kv_lora][nope], transposed, then attn_v_b [head][v][kv_lora]
-//
-// Both halves must have the same plain type (F32, F16, BF16).
+//   kv_b_proj [head][nope + v][kv_lora]   of each head first W_UK, then W_UV
+//   k_b_proj  [head][kv_lora][nope]       W_UK transposed, as the absorbed form takes it: "blk.3.attn_k_b" is model.layers.3.self_attn.k_b_proj
+//   v_b_proj  [head][v][kv_lora]          W_UV
 ti_status ti_gguf_checkpoint(ti_gguf *g, const ti_config *cfg, ti_checkpoint **out, ti_error *err) TI_MUST_CHECK;
 
 // The embedded tokenizer: "gpt2" (byte-level BPE with the pre-tokenizers of tokenizer.h) or "llama" (scores). A gpt2-type one without merges is

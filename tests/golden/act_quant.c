@@ -8,74 +8,13 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "tests/golden/fixture.h"
+#include "tests/golden/forced.h"
 
 #define SAME 1e-3
 #define FAR 1.0
 #define MARGIN 0.5
-enum { PROMPTS = 4, TOKENS = 12, MAX_ROW = 256 };
-
-typedef struct logits {
-  float *v;
-  int n_row, dim;
-} logits;
-
-static void on_tap(void *arg, const char *what, int layer, const void *data, int n_row, int dim) {
-  logits *l = arg;
-  if (strcmp(what, "logits") != 0 || l->n_row + n_row > MAX_ROW) return;
-  memcpy(l->v + (size_t)l->n_row * (size_t)dim, data, (size_t)n_row * (size_t)dim * sizeof *l->v);
-  l->n_row += n_row;
-  l->dim = dim;
-}
-
-// Prompt + golden text, one after the other: a row of logits a token.
-static int run(const fixture *f, ti_coll *self, const char *backend, ti_act_quant act, logits *out) {
-  *out = (logits){.v = calloc((size_t)MAX_ROW * (size_t)f->cfg.vocab, sizeof(float))};
-  const engine_spec spec = {.backend = backend,
-                            .mesh = {1, 1, 1, 1, 1},
-                            .tp = self,
-                            .world = self,
-                            .page_tokens = 16,
-                            .max_rows = 64,
-                            .max_seqs = 1,
-                            .max_len = 128,
-                            .act_quant = act,
-                            .tap = on_tap,
-                            .tap_arg = out};
-  ti_engine *e = fixture_engine(f, &spec);
-  int bad = !e || !out->v;
-  for (size_t i = 0; !bad && i < PROMPTS; i++) {
-    uint32_t n_gold, ids[128];
-    drive_seq q = {.prompt = ids, .max_tokens = 1, .sampling = drive_greedy()};
-    q.sampling.n_prompt_logprob = 0;
-    uint32_t *prompt = fixture_ids(f, i, "prompt_ids", &q.n_prompt), *gold = fixture_ids(f, i, "greedy_ids", &n_gold);
-    memcpy(ids, prompt, q.n_prompt * sizeof *ids);
-    memcpy(ids + q.n_prompt, gold, TOKENS * sizeof *ids);
-    q.n_prompt += TOKENS;
-    bad = drive_run(e, &q, 1, &(drive_options){.batch = 1});
-    drive_free(&q, 1);
-    free(prompt);
-    free(gold);
-  }
-  ti_engine_destroy(e);
-  return bad;
-}
-
-// *same: rows that agree to SAME. Returns the largest difference of all.
-static double farthest(const logits *a, const logits *b, int *same) {
-  double worst = 0;
-  *same = 0;
-  for (int r = 0; r < a->n_row; r++) {
-    double row = 0;
-    for (size_t i = (size_t)r * (size_t)a->dim; i < (size_t)(r + 1) * (size_t)a->dim; i++)
-      row = fmax(row, isnan(a->v[i]) || isnan(b->v[i]) ? INFINITY : fabs((double)a->v[i] - b->v[i]));
-    *same += row <= SAME;
-    worst = fmax(worst, row);
-  }
-  return worst;
-}
+enum { PROMPTS = 4, TOKENS = 12 };
 
 static int argmax(const float *v, int n, float *margin) {
   int best = 0;
@@ -87,7 +26,7 @@ static int argmax(const float *v, int n, float *margin) {
   return best;
 }
 
-static int other_choices(const logits *a, const logits *b, int *compared) {
+static int other_choices(const forced_logits *a, const forced_logits *b, int *compared) {
   int bad = 0;
   *compared = 0;
   for (int r = 0; r < a->n_row; r++) {
@@ -106,11 +45,26 @@ int main(int argc, char **argv) {
   if (!ti_kernels_find("cpu")) return printf("skipped: no cpu backend on this processor\n"), 77;
   fixture f;
   ti_coll *self;
-  logits ref, cpu, plain;
+  forced_logits ref, cpu, plain;
+  forced_text text[PROMPTS];
   if (ti_coll_self_create(&self) || fixture_open(&f, argv[1])) return 1;
-  if (run(&f, self, "ref", TI_ACT_FP8, &ref) || run(&f, self, "cpu", TI_ACT_FP8, &cpu) || run(&f, self, "cpu", TI_ACT_NONE, &plain)) return 1;
+  for (size_t i = 0; i < PROMPTS; i++) text[i] = forced_golden(&f, i, TOKENS);
+  engine_spec spec = {.backend = "ref",
+                      .mesh = {1, 1, 1, 1, 1},
+                      .tp = self,
+                      .world = self,
+                      .page_tokens = 16,
+                      .max_rows = 64,
+                      .max_seqs = 1,
+                      .max_len = 128,
+                      .act_quant = TI_ACT_FP8};
+  if (forced_run(&f, spec, text, PROMPTS, &ref)) return 1;
+  spec.backend = "cpu";
+  if (forced_run(&f, spec, text, PROMPTS, &cpu)) return 1;
+  spec.act_quant = TI_ACT_NONE;
+  if (forced_run(&f, spec, text, PROMPTS, &plain)) return 1;
   int compared, same, unmoved;
-  const double apart = farthest(&ref, &cpu, &same), effect = farthest(&cpu, &plain, &unmoved);
+  const double apart = forced_apart(&ref, &cpu, SAME, &same), effect = forced_apart(&cpu, &plain, SAME, &unmoved);
   const int other = other_choices(&ref, &cpu, &compared);
   printf(
       "%d rows: %d the same on ref and cpu, the others up to %.3f apart (bound %.1f); %d of %d choices differ; FP8 moves all but %d rows, by up to "
@@ -121,6 +75,7 @@ int main(int argc, char **argv) {
   free(ref.v);
   free(cpu.v);
   free(plain.v);
+  for (size_t i = 0; i < PROMPTS; i++) free(text[i].ids);
   fixture_close(&f);
   ti_coll_destroy(self);
   return bad;
