@@ -122,7 +122,8 @@ static ti_status start_worker(ti_team *t, int i, const int *cpus) {
   return rc == 0 ? TI_OK : cpus ? TI_ERR_ARG : TI_ERR_IO;
 }
 
-static ti_status pin_caller(int cpu) {
+ti_status ti_team_pin(int cpu) {
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return TI_ERR_ARG;
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET((size_t)cpu, &set);
@@ -147,7 +148,6 @@ ti_status ti_team_create(int n_threads, const int *cpus, ti_team **out) {
   int started = 1;
   while (started < n_threads && (st = start_worker(t, started, cpus)) == TI_OK) started++;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (st == TI_OK && cpus) st = pin_caller(cpus[0]);
   if (st != TI_OK) {
     stop_workers(t, started);
     free(t);

@@ -9,10 +9,13 @@
 typedef struct ti_team ti_team;
 typedef void (*ti_team_fn)(void *arg, int thread, int n_threads);
 
-// 1 <= n_threads <= 1024, the caller being thread 0. cpus: n_threads CPU numbers to pin to (the caller too, to cpus[0], for good), or NULL.
+// 1 <= n_threads <= 1024, the caller being thread 0. cpus: n_threads CPU numbers to pin to, or NULL. The caller stays free, so that threads that it
+// starts are: it pins itself to cpus[0] (ti_team_pin) when it has started all.
 // TI_ERR_ARG: a size or a CPU that there is not; TI_ERR_NOMEM; TI_ERR_IO: no more threads.
 ti_status ti_team_create(int n_threads, const int *cpus, ti_team **out) TI_MUST_CHECK;
 void ti_team_destroy(ti_team *t);  // NULL is fine
+// This thread to one CPU, for good. TI_ERR_ARG: a CPU that this process may not use.
+ti_status ti_team_pin(int cpu) TI_MUST_CHECK;
 int ti_team_size(const ti_team *t);
 // Runs fn(arg, i, n) on every thread, returns when all are done. Not reentrant; one caller at a time. No malloc, no syscall while threads spin.
 void ti_team_run(ti_team *t, ti_team_fn fn, void *arg);

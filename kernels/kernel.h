@@ -30,7 +30,7 @@ typedef enum ti_act_quant { TI_ACT_NONE, TI_ACT_INT8, TI_ACT_FP8 } ti_act_quant;
 typedef struct ti_dev_options {
   int index;               // which GPU; ignored by CPU backends
   int threads;             // CPU backends; >= 1
-  const int *cpus;         // [threads] CPUs to pin to, or NULL (host)
+  const int *cpus;         // [threads] CPUs to pin to, or NULL (host); the caller, thread 0, pins itself
   ti_act_quant act_quant;  // what GEMMs do to activations before multiplying quantised weights (DESIGN 8)
   bool deterministic;
 } ti_dev_options;

@@ -79,6 +79,8 @@ static const flag table[] = {
     GROUP("Device"),
     {"device", K_CHOICE, AT(device), 0, 0, "auto|cpu|cuda", "auto", "what workers compute on; auto: a GPU if this build and host have one"},
     {"threads", K_INT, AT(threads), 0, 1024, "N", "0", "compute threads a worker; 0: the CPUs it may use, shared with the host's other workers"},
+    {"pin-threads", K_AUTO, AT(pin_threads), 0, 0, NULL, "auto",
+     "each compute thread stays on one CPU; unless said: one a core where cores have several CPUs, and where several NUMA nodes are filled"},
     {"quantization", K_CHOICE, AT(quantization), 0, 0, "none|fp8", "none",
      "fp8: linear layers of wider types become FP8 at load, 128x128 blocks, and meet FP8 activations"},
     {"enforce-eager", K_SWITCH, AT(enforce_eager), 0, 0, NULL, "off", "launch a GPU's decode steps op by op instead of as recorded graphs"},

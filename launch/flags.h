@@ -40,7 +40,7 @@ typedef struct ti_flags {
   int64_t seed;                  // of requests that bring none; -1: a random one each
   // the device
   int64_t device, threads, quantization, activation_quant, overlap;
-  int64_t deterministic;
+  int64_t deterministic, pin_threads;
   bool allow_nan, enforce_eager;
   // running it
   double start_timeout, shutdown_timeout;  // seconds

@@ -10,6 +10,7 @@
 #include "base/trace.h"
 #include "launch/device.h"
 #include "launch/holdings.h"
+#include "launch/pin.h"
 #include "launch/rank.h"
 #include "worker/worker.h"
 
@@ -24,6 +25,7 @@ typedef struct work {
   ti_ngram_drafter drafter;
   ti_post post;
   ti_worker_device device;
+  int *cpus;  // [threads] that compute threads are pinned to; NULL: they are not
 } work;
 
 static ti_exit model_exit(ti_status st) { return st == TI_ERR_ARG ? TI_EXIT_USAGE : ti_exit_of(st, TI_EXIT_MODEL); }
@@ -81,6 +83,30 @@ static ti_status find_device(work *w, ti_error *err) {
   return ti_device_find(j, &wants, &w->device, err);
 }
 
+// Not pinning is never an error: threads run where the kernel puts them, as before.
+static void deal_cpus(work *w) {
+  const int64_t wish = w->job->flags.pin_threads;
+  const int threads = threads_of(w), workers = w->post.host_count > 0 ? w->post.host_count : 1;
+  char text[128];
+  if (wish == TI_SWITCH_OFF || w->job->device != TI_DEVICE_CPU) return;
+  ti_pin_host *h = malloc(sizeof *h);
+  int *cpus = malloc((size_t)threads * sizeof *cpus);
+  if (!h || !cpus || ti_pin_read(h)) {
+    ti_log_warn("worker: threads are not pinned: this host's CPUs cannot be told apart");
+  } else if (wish == TI_SWITCH_AUTO && !ti_pin_unasked(h, workers, threads)) {
+    ti_log_debug("worker: threads are not pinned: %d workers of %d threads on %d CPUs; --pin-threads pins them", workers, threads, h->n_cpu);
+  } else if (!ti_pin_deal(h, workers, w->post.host_index, threads, cpus)) {
+    ti_log_warn("worker: threads are not pinned: %d workers of %d threads are more than this host's %d CPUs", workers, threads, h->n_cpu);
+  } else {
+    ti_log_info("worker: %d thread%s pinned to CPU %s, of %d CPUs, %d cores, %d NUMA node%s (--no-pin-threads lets them move)", threads, threads == 1 ? "" : "s",
+                ti_pin_text(cpus, threads, text, sizeof text), h->n_cpu, h->n_core, h->n_node, h->n_node == 1 ? "" : "s");
+    w->cpus = cpus;
+    cpus = NULL;
+  }
+  free(cpus);
+  free(h);
+}
+
 static void overdue(void *arg, const char *doing) {
   const work *w = arg;
   ti_rank_say_end(w->job, TI_EXIT_CLUSTER, w->meet->rank, w->meet->self.host, doing,
@@ -93,6 +119,7 @@ static ti_status open_worker(work *w, ti_error *err) {
   ti_status st = find_device(w, err);
   if (!st) st = open_colls(w, err);
   if (st) return st;
+  deal_cpus(w);
   if (j->speculative.max_draft) ti_ngram_drafter_init(&w->drafter, j->speculative.min_n, j->speculative.max_n);
   const ti_worker_config cfg = {
       .rank = (uint32_t)w->meet->rank,
@@ -107,7 +134,7 @@ static ti_status open_worker(work *w, ti_error *err) {
       .engine = {.model = &w->model,
                  .ckpt = w->ckpt,
                  .kernels = w->device.kernels,
-                 .dev = {.index = w->device.index, .threads = threads_of(w), .act_quant = act_quant_of(w), .deterministic = j->deterministic},
+                 .dev = {.index = w->device.index, .threads = threads_of(w), .cpus = w->cpus, .act_quant = act_quant_of(w), .deterministic = j->deterministic},
                  .mesh = j->mesh,
                  .worker = w->meet->rank - 1,
                  .tp = w->tp,
@@ -219,5 +246,6 @@ out:
   ti_coll_destroy(w.tp);
   ti_coll_destroy(w.world);
   ti_checkpoint_close(w.ckpt);
+  free(w.cpus);
   return code;
 }

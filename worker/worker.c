@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/team.h"
 #include "worker/control.h"
 
 #define HEARTBEAT_US 250000u
@@ -256,6 +257,7 @@ ti_status ti_worker_run(ti_worker *w, ti_error *err) {
   if (st) return st;
   st = watch_start(w, err);
   if (!st) {
+    if (e->dev.cpus && ti_team_pin(e->dev.cpus[0])) ti_log_warn("worker: the step loop cannot be pinned to CPU %d", e->dev.cpus[0]);
     (void)!prctl(PR_SET_TIMERSLACK, 1000ul);  // the loop's naps are shorter than Linux's usual 50 us of grace
     st = serve(w, err);
     atomic_store(&w->doing, "leaving");

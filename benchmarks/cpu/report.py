@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """TitanInfer on a CPU, beside llama.cpp in the same run: the tables of docs/reports/cpu.md.
 
-  benchmarks/cpu/report.py [--llama BIN_DIR] [--model PATH.gguf] [--data DIR] [--build DIR] [--threads N] [--rounds N] [--only PART,..] [--out FILE.md]
+  benchmarks/cpu/report.py [--llama BIN_DIR] [--model PATH.gguf] [--data DIR] [--build DIR] [--threads N] [--rounds N] [--only PART,..]
+                            [--subjects NAME,..] [--out FILE.md]
 
 --llama: the folder of llama-bench, llama-server and llama-quantize, built with native flags; without it, ours alone. --model: SmolLM2's GGUF
 (launch/fetch-model.sh smollm2 prints it, and is asked when the flag is left out). --data: prompts and texts (../shared/data); parts that want them are
-skipped without. Parts: engine, serve, ngram, mesh, table. About 7 minutes on two idle cores; what runs alternates between ours and theirs, and figures are
+skipped without. Parts: engine, serve, ngram, mesh, table; subjects: SmolLM2, titan-tiny-dense, titan-tiny-moe. About 9 minutes on two idle cores; what runs alternates between ours and theirs, and figures are
 medians of the rounds. llama.cpp's threads spin: on a busy machine its figures collapse, so the report says how many CPUs others took.
 """
 import argparse
@@ -27,14 +28,15 @@ from cluster import Cluster, until
 
 CONCURRENCY = (1, 8)
 DENSE = os.path.join(ROOT, "models", "titan-tiny-dense")
+MOE = os.path.join(ROOT, "models", "titan-tiny-moe")
 
 
 class Subject:
     """A model as we run it and as llama.cpp does. bars: least (prefill, decode, server at 1 stream, at 8) / each peer; requests: at 1 stream, at 8.
-    even: two tensor-parallel ranks can share its heads."""
+    even: two tensor-parallel ranks can share its heads. sparse: a token reads some experts only, so that the file's size is no bound."""
 
-    def __init__(self, name, ours, path, peers, bars, requests, even):
-        self.name, self.ours, self.path, self.peers, self.bars, self.requests, self.even = name, ours, path, peers, bars, requests, even
+    def __init__(self, name, ours, path, peers, bars, requests, even, sparse=False):
+        self.name, self.ours, self.path, self.peers, self.bars, self.requests, self.even, self.sparse = name, ours, path, peers, bars, requests, even, sparse
         self.bytes = os.path.getsize(path) if os.path.isfile(path) else os.path.getsize(os.path.join(path, "model.safetensors"))
 
 
@@ -205,8 +207,8 @@ def part_engine(o, r):
                 [[q, "%.0f" % p["prefill"], "%.0f" % p["decode_1"], ""] for q, p in peer.items()] +
                 [[m.ours + ", 1 thread", "%.0f" % one["prefill"], "%.0f" % one["decode_1"], ""]])
         limit = mine["read_gbs"] * 1e9 / m.bytes
-        r.say("The machine reads %.1f GB/s and does %.0f GFLOP/s of fp32 FMA at %d threads; a token reads %.1f MB: %.0f tokens/s at one stream from memory.\n"
-              % (mine["read_gbs"], mine["fma_gflops"], o.threads, m.bytes / 1e6, limit))
+        reads = "" if m.sparse else "; a token reads %.1f MB: %.0f tokens/s at one stream from memory" % (m.bytes / 1e6, limit)
+        r.say("The machine reads %.1f GB/s and does %.0f GFLOP/s of fp32 FMA at %d threads%s.\n" % (mine["read_gbs"], mine["fma_gflops"], o.threads, reads))
         for q, (prefill, decode, _, _) in m.bars.items():
             r.bar("%s: prefill / %s" % (m.name, q), mine["prefill"] / peer.get(q, NOTHING)["prefill"], prefill)
             r.bar("%s: decode, 1 stream / %s" % (m.name, q), mine["decode_1"] / peer.get(q, NOTHING)["decode_1"], decode)
@@ -371,15 +373,17 @@ def part_mesh(o, r):
 
 
 def subjects_of(o, tmp):
-    """SmolLM2 as it is, and requantised to the format that llama.cpp is fast in; titan-tiny-dense, which llama.cpp gets as GGUF."""
-    smol, dense, q4_0, q4_1, bf16 = {}, {}, "llama.cpp Q4_0", "llama.cpp Q4_1", "llama.cpp bf16"
+    """SmolLM2 as it is, and requantised to the format that llama.cpp is fast in; the bundled models, which llama.cpp gets as GGUF in bf16."""
+    smol, dense, moe, q4_0, q4_1, bf16 = {}, {}, {}, "llama.cpp Q4_0", "llama.cpp Q4_1", "llama.cpp bf16"
     if o.llama:
         smol = {q4_0: os.path.join(tmp, "q4_0.gguf"), q4_1: o.model}
-        dense = {bf16: os.path.join(tmp, "dense.gguf")}
         run([os.path.join(o.llama, "llama-quantize"), "--allow-requantize", o.model, smol[q4_0], "Q4_0", str(o.threads)])
-        run([sys.executable, os.path.join(ROOT, "benchmarks", "cpu", "dense_gguf.py"), DENSE, dense[bf16]])
+        for folder, peers in ((DENSE, dense), (MOE, moe)):
+            peers[bf16] = os.path.join(tmp, os.path.basename(folder) + ".gguf")
+            run([sys.executable, os.path.join(ROOT, "benchmarks", "cpu", "to_gguf.py"), folder, peers[bf16]])
     return [Subject("SmolLM2", "titan Q4_1", o.model, smol, {q4_0: (1.2, 1.0, 1.0, 1.3), q4_1: (2.4, 1.6, None, None)}, {1: 3, 8: 16}, False),
-            Subject("titan-tiny-dense", "titan bf16", DENSE, dense, {bf16: (1.0, 1.0, 1.0, 1.0)}, {1: 12, 8: 64}, True)]
+            Subject("titan-tiny-dense", "titan bf16", DENSE, dense, {bf16: (1.0, 1.0, 1.0, 1.0)}, {1: 12, 8: 64}, True),
+            Subject("titan-tiny-moe", "titan FP8", MOE, moe, {bf16: (1.0, 1.0, 1.0, 1.0)}, {1: 6, 8: 32}, True, sparse=True)]
 
 
 def main():
@@ -392,6 +396,7 @@ def main():
     p.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--only", default="engine,serve,ngram,mesh,table")
+    p.add_argument("--subjects", default="SmolLM2,titan-tiny-dense,titan-tiny-moe")
     p.add_argument("--out")
     o = p.parse_args()
     if not o.model:
@@ -403,7 +408,7 @@ def main():
         r.say("llama.cpp: skipped (no --llama)\n")
     t0, load = time.monotonic(), Load()
     with tempfile.TemporaryDirectory() as tmp:
-        o.subjects = subjects_of(o, tmp)
+        o.subjects = [s for s in subjects_of(o, tmp) if s.name in o.subjects.split(",")]
         for name in o.only.split(","):
             t = time.monotonic()
             parts[name](o, r)

@@ -83,6 +83,11 @@ Test(team, threads_are_pinned) {
     if (CPU_ISSET((size_t)c, &set)) cpus[n++] = c;
   job j = {0};
   cr_assert_eq(ti_team_create(n, cpus, &j.team), TI_OK);
+  cpu_set_t after;
+  cr_assert_eq(sched_getaffinity(0, sizeof after, &after), 0);
+  cr_assert(CPU_EQUAL(&set, &after), "the caller pins itself");
+  cr_assert_eq(ti_team_pin(cpus[0]), TI_OK);
+  cr_assert_eq(ti_team_pin(-1), TI_ERR_ARG);
   ti_team_run(j.team, where, &j);
   for (int i = 0; i < n; i++) cr_assert_eq(j.seen[i], cpus[i]);
   ti_team_destroy(j.team);
