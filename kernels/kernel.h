@@ -142,9 +142,10 @@ typedef struct ti_rmsnorm_args {  // residual (may be NULL) += x, then out = res
   int n_row, dim;
   int64_t ldx, ldo;
   float eps;
-  // fp8_out backends: when q is set the normed row goes there as quant_fp8's codes and scales (of the row as rounded to act), and out may be NULL
-  uint8_t *q;      // [n_row, dim]
-  float *q_scale;  // as quant_fp8's
+  // fp8_out and int8_out backends: when q is set the normed row (as rounded to act) goes there as the codes of the device's act_quant, and out may be
+  // NULL. FP8: as quant_fp8's. INT8: int8 and a scale each 32 numbers, [n_row, dim / 32], dim a multiple of 32
+  uint8_t *q;  // [n_row, dim]
+  float *q_scale;
 } ti_rmsnorm_args;
 
 typedef struct ti_rope_args {  // rotates the first rope_dim numbers of each head in place (offset numbers into the head)
@@ -175,8 +176,8 @@ typedef struct ti_rope_append_args {  // rope of q and k, then kv_append of k an
 
 typedef struct ti_gemm_args {  // out[m, n] = x[m, k] * W[n, k]^T (+ bias) (+ out when accumulate)
   void *out;                   // [m, n] of out_dtype, row stride ldo
-  const void *x;               // [m, k] act, row stride ldx; E4M3 when x_scale is set
-  const float *x_scale;        // as quant_fp8 wrote it, or NULL
+  const void *x;               // [m, k] act, row stride ldx; codes when x_scale is set: E4M3 with E4M3 weights, int8 with block weights
+  const float *x_scale;        // as quant_fp8, rmsnorm or silu_mul wrote it, or NULL
   const ti_weight *w;
   const float *bias;  // [n] fp32 or NULL
   int m;
@@ -237,11 +238,11 @@ typedef struct ti_mla_attention_args {  // absorbed MLA: scores = q_lat . latent
   int64_t ldr, hdr;
 } ti_mla_attention_args;
 
-// Expanded MLA: the keys and values of a tile of places, made from their latents by one GEMM with kv_b_proj, are attended by one sequence's rows; tiles
-// come in ascending order and are merged by log-sum-exp (Milakov and Gimelshein 2018), so that no more than a tile is ever expanded.
+// Expanded MLA: the keys and values of a tile of places, made from their latents by one GEMM with kv_b_proj, are attended by one sequence's rows;
+// tiles come in ascending order and are merged by log-sum-exp (Milakov and Gimelshein 2018), so that no more than a tile is ever expanded.
 typedef struct ti_mla_gather_args {  // latents and rotary keys of places [place0, place0 + n) of sequence `seq`, unpacked from the cache
-  void *latent;  // [n, latent] act
-  void *k_rope;  // [n, rope] act
+  void *latent;                      // [n, latent] act
+  void *k_rope;                      // [n, rope] act
   const void *kv;
   const ti_kv_layout *layout;
   const ti_batch *batch;
@@ -249,8 +250,8 @@ typedef struct ti_mla_gather_args {  // latents and rotary keys of places [place
 } ti_mla_gather_args;
 
 typedef struct ti_mla_tile_args {  // scores = q . [k_nope | k_rope]; causal, no mask, kv_first kept
-  void *out;           // [n_row, n_head, v_dim] act, row stride ldo: the sequence's rows, written with the last tile
-  float *acc;          // [run's rows, n_head, v_dim] running sum, and
+  void *out;                       // [n_row, n_head, v_dim] act, row stride ldo: the sequence's rows, written with the last tile
+  float *acc;                      // [run's rows, n_head, v_dim] running sum, and
   float *state;        // [run's rows, n_head, 2] running maximum and denominator: the caller's memory, untouched between the tiles of a run
   const void *q;       // [n_row, n_head, nope + rope] act, after RoPE, row stride ldq
   const void *kv;      // [n, n_head, nope + v_dim] act: the tile
@@ -421,6 +422,7 @@ typedef struct ti_kernels {
   ti_dtype act;
   bool async;       // ops return before their work is done: a second step may be submitted while one runs
   bool fp8_out;     // rmsnorm, silu_mul and gemm_silu_mul write quant_fp8's form when asked
+  bool int8_out;    // rmsnorm and silu_mul write int8 codes when asked, gemm takes them
   bool scale_by_k;  // quant_fp8's scales stand K block by K block (ti_quant_fp8_args)
   // Device and memory. alloc: 64-byte aligned (CPU: huge pages above 2 MiB where allowed), zeroed; NULL when there is not that much.
   ti_status (*open)(const ti_dev_options *o, ti_dev **out, ti_error *err);
@@ -501,7 +503,8 @@ typedef struct ti_kernels {
 const ti_kernels *ti_kernels_ref(void);
 // The best CPU backend this processor runs (vnni, avx512, avx2), else ref.
 const ti_kernels *ti_kernels_cpu(void);
-// "ref", "cpu", "cpu-avx2", "cpu-avx512", "cpu-vnni", "cuda" -> table, or NULL when unknown, not in this build, or when this host lacks the processor or a GPU.
+// "ref", "cpu", "cpu-avx2", "cpu-avx512", "cpu-vnni", "cuda" -> table, or NULL when unknown, not in this build, or when this host lacks the processor
+// or a GPU.
 const ti_kernels *ti_kernels_find(const char *name);
 #ifdef TI_HAVE_CUDA
 const ti_kernels *ti_kernels_cuda(void);  // the table, whether there is a GPU or not: open says what is missing

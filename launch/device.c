@@ -119,14 +119,29 @@ static ti_status find_gpu(const ti_settings *j, const ti_device_wants *w, ti_wor
 }
 #endif
 
+// What plain C costs was measured on a Zen 3 (docs/reports/cpu.md).
+static ti_status find_cpu(const ti_settings *j, ti_worker_device *out, ti_error *err) {
+  static const char *const names[] = {"cpu", "ref", "cpu-avx2", "cpu-avx512", "cpu-vnni"};
+  const char *name = names[j->flags.cpu_kernels];
+  out->kernels = ti_kernels_find(name);
+  if (!out->kernels)
+    return ti_error_set(err, TI_ERR_ARG, "--cpu-kernels %s: this processor does not run them; %s is its best", name + 4, ti_kernels_cpu()->name);
+  if (out->kernels == ti_kernels_ref())
+    ti_log_warn("worker: plain C kernels%s: against AVX2 a token takes about 9 times as long and a prompt 17 times, with 4-bit weights 13 and 29 times",
+                ti_kernels_cpu() == ti_kernels_ref() ? ", since this processor has no AVX2 with FMA" : "");
+  return TI_OK;
+}
+
 ti_status ti_device_find(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) {
-  *out = (ti_worker_device){.kernels = ti_kernels_cpu(), .sharers = 1};
+  *out = (ti_worker_device){.sharers = 1};
 #ifdef TI_HAVE_CUDA
   if (j->device == TI_DEVICE_CUDA) return find_gpu(j, w, out, err);
 #else
   if (j->device == TI_DEVICE_CUDA)
     return ti_error_set(err, TI_ERR_NOTFOUND, "--device cuda: this worker's build has no CUDA backend; all ranks must run the same program");
 #endif
+  const ti_status st = find_cpu(j, out, err);
+  if (st) return st;
   snprintf(out->text, sizeof out->text, "%s, %d thread%s", out->kernels->name, w->threads, w->threads == 1 ? "" : "s");
   return TI_OK;
 }

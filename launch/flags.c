@@ -78,6 +78,8 @@ static const flag table[] = {
     {"seed", K_INT, AT(seed), -1, 9007199254740992.0, "N", "-1", "of requests that bring none; -1: a random one each"},
     GROUP("Device"),
     {"device", K_CHOICE, AT(device), 0, 0, "auto|cpu|cuda", "auto", "what workers compute on; auto: a GPU if this build and host have one"},
+    {"cpu-kernels", K_CHOICE, AT(cpu_kernels), 0, 0, "auto|ref|avx2|avx512|vnni", "auto",
+     "which of the CPU backends; auto: the best that the processor runs; ref: plain C, slow"},
     {"threads", K_INT, AT(threads), 0, 1024, "N", "0", "compute threads a worker; 0: the CPUs it may use, shared with the host's other workers"},
     {"pin-threads", K_AUTO, AT(pin_threads), 0, 0, NULL, "auto",
      "each compute thread stays on one CPU; unless said: one a core where cores have several CPUs, and where several NUMA nodes are filled"},

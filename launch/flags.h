@@ -13,6 +13,7 @@
 #include "base/status.h"
 
 enum { TI_DEVICE_AUTO, TI_DEVICE_CPU, TI_DEVICE_CUDA };
+enum { TI_CPU_AUTO, TI_CPU_REF, TI_CPU_AVX2, TI_CPU_AVX512, TI_CPU_VNNI };
 enum { TI_KV_AUTO, TI_KV_F32, TI_KV_BF16, TI_KV_FP8 };
 enum { TI_QUANT_AUTO, TI_QUANT_NONE, TI_QUANT_INT8, TI_QUANT_FP8 };
 enum { TI_WEIGHTS_STORED, TI_WEIGHTS_FP8 };
@@ -39,7 +40,7 @@ typedef struct ti_flags {
   char speculative_config[512];  // JSON; "": no drafts
   int64_t seed;                  // of requests that bring none; -1: a random one each
   // the device
-  int64_t device, threads, quantization, activation_quant, overlap;
+  int64_t device, cpu_kernels, threads, quantization, activation_quant, overlap;
   int64_t deterministic, pin_threads;
   bool allow_nan, enforce_eager;
   // running it

@@ -68,14 +68,15 @@ static ti_status timed_grouped_gemm(ti_dev *d, const ti_grouped_gemm_args *a) {
   return st;
 }
 
-#define PLAIN_OPS(X)                                                                                                                          \
-  X(embed, ti_embed_args)                                                                                                                     \
-  X(rmsnorm, ti_rmsnorm_args)                                                                                                                 \
-  X(rope, ti_rope_args)                                                                                                                       \
-  X(kv_append, ti_kv_append_args)                                                                                                             \
-  X(gemm_heads, ti_gemm_heads_args) X(silu_mul, ti_silu_mul_args) X(attention, ti_attention_args) X(mla_attention, ti_mla_attention_args)     \
-      X(add, ti_add_args) X(router, ti_router_args) X(moe_sort, ti_moe_sort_args) X(permute, ti_permute_args) X(unpermute, ti_unpermute_args) \
-          X(penalties, ti_penalty_args) X(logprobs, ti_logprob_args) X(sample, ti_sample_args)
+#define PLAIN_OPS(X)                                                                                                              \
+  X(embed, ti_embed_args)                                                                                                         \
+  X(rmsnorm, ti_rmsnorm_args)                                                                                                     \
+  X(rope, ti_rope_args)                                                                                                           \
+  X(rope_append, ti_rope_append_args)                                                                                             \
+  X(kv_append, ti_kv_append_args) X(gemm_heads, ti_gemm_heads_args) X(silu_mul, ti_silu_mul_args) X(attention, ti_attention_args) \
+      X(mla_attention, ti_mla_attention_args) X(add, ti_add_args) X(router, ti_router_args) X(moe_sort, ti_moe_sort_args)         \
+          X(permute, ti_permute_args) X(unpermute, ti_unpermute_args) X(penalties, ti_penalty_args) X(logprobs, ti_logprob_args)  \
+              X(sample, ti_sample_args)
 #define TIMED(op, args)                                   \
   static ti_status timed_##op(ti_dev *d, const args *a) { \
     const uint64_t t0 = ti_mono_ns();                     \

@@ -107,6 +107,7 @@ ti_status ti_cpu_feed(ti_dev *d, const ti_feed_args *a);
   ti_status ti_cpu_rmsnorm_##isa(ti_dev *, const ti_rmsnorm_args *);             \
   ti_status ti_cpu_rope_##isa(ti_dev *, const ti_rope_args *);                   \
   ti_status ti_cpu_kv_append_##isa(ti_dev *, const ti_kv_append_args *);         \
+  ti_status ti_cpu_rope_append_##isa(ti_dev *, const ti_rope_append_args *);     \
   ti_status ti_cpu_silu_mul_##isa(ti_dev *, const ti_silu_mul_args *);           \
   ti_status ti_cpu_attention_##isa(ti_dev *, const ti_attention_args *);         \
   ti_status ti_cpu_mla_attention_##isa(ti_dev *, const ti_mla_attention_args *); \

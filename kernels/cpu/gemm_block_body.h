@@ -3,9 +3,11 @@
 // Activations: a block of 32 of x has d = amax / 127 and codes round(x / d). For each block of k ascending, in fp32:
 //   out = fma(sum of code products (exact, int32), d_x * d_w, out), once or, with two scales, twice; with a minimum, out = fma(m, d_x * sum q_x, out)
 // a chain that starts from bias + (out when accumulating) and depends on K alone: a tile may stop at any block and go on from what it wrote.
-// A block below 1e-35 counts as zeros; one with a NaN or an infinity gives NaN.
+// A block below 1e-35 counts as zeros; one with a NaN or an infinity gives NaN. Codes may come with x (quant_int8.h is the one rule).
 //
 // Without quantised activations a piece of a panel is made fp32 (convert_block) and goes through the fp32 tiles.
+
+#include "kernels/cpu/quant_int8.h"
 
 #define QB TI_CPU_BLOCK
 #define KQ 2048  // K numbers that are quantised at a time
@@ -18,17 +20,14 @@ typedef struct quantised {  // [MQ] rows
 } quantised;
 
 static void quantise_block(const float *x, int zero, int8_t *code, float *d, float *sum) {
-  vi top = vi_set1(0);
-  for (int i = 0; i < QB; i += VL) top = vi_max(top, vi_and(vf_bits(vf_load(x + i)), vi_set1(0x7fffffff)));  // NaN and infinity are the largest
-  const float amax = ti_f32_from_bits((uint32_t)vi_hmax(top)), scale = amax < 1e-35f ? 0.0f : amax / 127.0f;
-  const vf inv = vf_set1(scale == 0.0f ? 0.0f : 1.0f / scale);
-  vi total = vi_set1(0);
-  for (int i = 0; i < QB; i += VL) {
-    const vi q = vf_to_int(vf_mul(vf_load(x + i), inv));
-    total = vi_add(total, q);
-    vi_store_u8((uint8_t *)code + i, vi_and(q, vi_set1(255)));
-  }
-  const float n = (float)vi_hsum(total);
+  const float n = (float)vi_hsum(quant_int8(x, code, d));
+  *sum = zero ? -(float)zero * n : *d * n;
+}
+
+// The same of codes that stand already.
+static void take_block(const int8_t *x, float scale, int zero, int8_t *code, float *d, float *sum) {
+  const float n = (float)int8_sum(x);
+  memcpy(code, x, QB);
   *d = scale;
   *sum = zero ? -(float)zero * n : scale * n;
 }

@@ -140,7 +140,7 @@ static const int wide[MR + 1] = {1, 4, 2, 2, 1, 1, 1};  // panels at once of the
 typedef struct mat {
   const ti_weight *w;
   const float *x;     // [m, ldx], or NULL with xq
-  const uint8_t *xq;  // [m, ldx] e4m3 with scales xs [m, ldxs]
+  const uint8_t *xq;  // [m, ldx] e4m3, or int8 with block weights, with scales xs [m, ldxs]
   const float *xs;
   int64_t ldx, ldxs;
   bool quantise;  // x is quantised on the way: to int8 for block weights, to e4m3 for E4M3
@@ -302,7 +302,7 @@ static void block_rows(const mat *m, int64_t p0, int64_t p1, int r0, int rows, t
   }
 }
 
-// Block weights with int8 activations: MQ rows and KQ of K are quantised, then meet every panel in tiles of RQ rows.
+// Block weights with int8 activations: MQ rows and KQ of K are quantised (or fetched as codes), then meet every panel in tiles of RQ rows.
 static void quant_panels(const mat *m, int64_t p0, int64_t p1, tile *t, scratch *s) {
   const ti_weight *w = m->w;
   const int kind = ti_cpu_form_of(w), zero = zero_of(ti_cpu_forms[kind]), per_row = KQ / QB;
@@ -312,10 +312,17 @@ static void quant_panels(const mat *m, int64_t p0, int64_t p1, tile *t, scratch 
     const int n_block = (int)(t->k1 - t->k0) / QB;
     for (int r0 = 0; r0 < m->m; r0 += MQ) {
       const int rows = ti_cpu_min(MQ, m->m - r0), n_tile = (rows + RQ - 1) / RQ;
-      for (int r = 0; r < rows; r++)
-        for (int b = 0; b < n_block; b++)
-          quantise_block(m->x + (r0 + r) * m->ldx + t->k0 + b * QB, zero, q->code + r * KQ + b * QB, q->d + r * per_row + b,
-                         q->sum + r * per_row + b);
+      for (int r = 0; r < rows; r++) {
+        const int64_t at = (r0 + r) * m->ldx + t->k0;
+        for (int b = 0; b < n_block; b++) {
+          int8_t *code = q->code + r * KQ + b * QB;
+          float *d = q->d + r * per_row + b, *sum = q->sum + r * per_row + b;
+          if (m->xq)
+            take_block((const int8_t *)m->xq + at + b * QB, m->xs[(r0 + r) * m->ldxs + t->k0 / QB + b], zero, code, d, sum);
+          else
+            quantise_block(m->x + at + b * QB, zero, code, d, sum);
+        }
+      }
       for (int64_t p = p0; p < p1; p++) {
         const int64_t cols = w->n - p * NR;
         t->w = (const uint8_t *)w->data + (size_t)p * t->w_stride + panel_offset(w, t->k0);
@@ -348,7 +355,7 @@ static void run_panels(const mat *m, int64_t p0, int64_t p1, scratch *s) {
             .ldo = m->ldo,
             .zero = !m->bias && !m->accumulate};
   if (!t.zero) start_out(m, p0 * NR, n1);
-  if (form_of(w) == FORM_BLOCK && m->quantise) {
+  if (form_of(w) == FORM_BLOCK && fetched) {
     quant_panels(m, p0, p1, &t, s);
     return;
   }
@@ -470,12 +477,12 @@ static bool quantises(const ti_dev *d, const ti_weight *w) {
 }
 
 static void set_x(const ti_dev *d, mat *m, const void *x, const float *x_scale) {
-  const bool codes = m->w->dtype == TI_E4M3 && !(m->w->layout & TI_CPU_EXACT);
-  assert(!x_scale || codes);
+  const bool blocks = form_of(m->w) == FORM_BLOCK;
+  assert(!x_scale || (blocks ? quantises(d, m->w) : m->w->dtype == TI_E4M3 && !(m->w->layout & TI_CPU_EXACT)));
   m->x = x_scale ? NULL : x;
   m->xq = x_scale ? x : NULL;
   m->xs = x_scale;
-  m->ldxs = (m->w->k + TI_CPU_FP8_BLOCK - 1) / TI_CPU_FP8_BLOCK;
+  m->ldxs = blocks ? m->w->k / QB : (m->w->k + TI_CPU_FP8_BLOCK - 1) / TI_CPU_FP8_BLOCK;
   m->quantise = !x_scale && quantises(d, m->w);
 }
 

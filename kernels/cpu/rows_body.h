@@ -1,9 +1,11 @@
-// Ops on single rows: RMSNorm, RoPE, SwiGLU's product, addition, appending KV, quantising, the weighted gather after experts. Included by rows_avx2.c
-// and rows_avx512.c. Rows are spread over the team when there is enough to do; the order inside a row depends on its length alone.
+// Ops on single rows: RMSNorm, RoPE, SwiGLU's product (both perhaps as int8 codes), addition, appending KV, quantising, the weighted gather after
+// experts. Included by rows_avx2.c and rows_avx512.c. Rows are spread over the team when there is enough to do; the order inside a row depends on its
+// length alone.
 #include <string.h>
 
 #include "base/half.h"
 #include "kernels/cpu/cpu_priv.h"
+#include "kernels/cpu/quant_int8.h"
 
 typedef struct rows_run {
   ti_dev *d;
@@ -38,6 +40,17 @@ static float add_and_square(const float *x, float *residual, int n) {  // residu
   return vf_hsum(vf_add(s0, s1));
 }
 
+// The normed row as int8 codes, and as it is where out is not NULL.
+static void norm_codes(const ti_rmsnorm_args *a, const float *x, vf inv, int r, float *out) {
+  int8_t *q = (int8_t *)a->q + (int64_t)r * a->dim;
+  float *scale = a->q_scale + (int64_t)r * (a->dim / TI_CPU_BLOCK), t[TI_CPU_BLOCK];
+  for (int b = 0; b < a->dim; b += TI_CPU_BLOCK) {
+    for (int i = 0; i < TI_CPU_BLOCK; i += VL) vf_store(t + i, vf_mul(vf_mul(vf_load(x + b + i), inv), vf_load(a->weight + b + i)));
+    (void)quant_int8(t, q + b, scale++);
+    if (out) memcpy(out + b, t, sizeof t);
+  }
+}
+
 static void rmsnorm_rows(void *arg, int thread, int n_threads) {
   const ti_rmsnorm_args *a = ((rows_run *)arg)->a;
   const int n = a->dim;
@@ -45,10 +58,14 @@ static void rmsnorm_rows(void *arg, int thread, int n_threads) {
   ti_cpu_share(a->n_row, thread, n_threads, &lo, &hi);
   for (int r = lo; r < hi; r++) {
     const float *x = (const float *)a->x + r * ti_cpu_ld(a->ldx, n);
-    float *out = (float *)a->out + r * ti_cpu_ld(a->ldo, n), *res = a->residual ? (float *)a->residual + (int64_t)r * n : NULL;
+    float *out = a->out ? (float *)a->out + r * ti_cpu_ld(a->ldo, n) : NULL, *res = a->residual ? (float *)a->residual + (int64_t)r * n : NULL;
     const float sum = add_and_square(x, res, n);
     const vf inv = vf_set1(1.0f / sqrtf(sum / (float)n + a->eps));
     if (res) x = res;
+    if (a->q) {
+      norm_codes(a, x, inv, r, out);
+      continue;
+    }
     int i = 0;
     for (; i + VL <= n; i += VL) vf_store(out + i, vf_mul(vf_mul(vf_load(x + i), inv), vf_load(a->weight + i)));
     if (i < n) vf_store_n(out + i, vf_mul(vf_mul(vf_load_n(x + i, n - i), inv), vf_load_n(a->weight + i, n - i)), n - i);
@@ -56,6 +73,7 @@ static void rmsnorm_rows(void *arg, int thread, int n_threads) {
 }
 
 ti_status TI_ISA(ti_cpu_rmsnorm)(ti_dev *d, const ti_rmsnorm_args *a) {
+  assert(!a->q || (d->act_quant == TI_ACT_INT8 && a->dim % TI_CPU_BLOCK == 0));
   ti_cpu_run(d, 0.2 * a->n_row * a->dim, rmsnorm_rows, &(rows_run){d, a});
   return TI_OK;
 }
@@ -95,41 +113,63 @@ static void rotate_pairs(float *x, const float *c, const float *s, int half) {  
   }
 }
 
-static void rope_rows(void *arg, int thread, int n_threads) {
-  const ti_rope_args *a = ((rows_run *)arg)->a;
+typedef struct rope_table {  // of one thread: cos and sin of the row at hand
+  float freq[TI_CPU_MAX_DIM / 2 + VL], c[TI_CPU_MAX_DIM / 2 + VL], s[TI_CPU_MAX_DIM / 2 + VL];
+} rope_table;
+
+static void rope_begin(const ti_rope_args *a, rope_table *t) {
+  memset(t->freq + a->rope_dim / 2, 0, VL * sizeof *t->freq);
+  memcpy(t->freq, a->inv_freq, (size_t)(a->rope_dim / 2) * sizeof *t->freq);
+}
+
+static void rope_row(const ti_rope_args *a, int r, rope_table *t) {
   const int half = a->rope_dim / 2;
-  const int64_t ld = ti_cpu_ld(a->ld, (int64_t)a->n_head * a->head_dim);
-  float freq[TI_CPU_MAX_DIM / 2 + VL] = {0}, c[TI_CPU_MAX_DIM / 2 + VL], s[TI_CPU_MAX_DIM / 2 + VL];
-  memcpy(freq, a->inv_freq, (size_t)half * sizeof *freq);
-  int lo, hi;
-  ti_cpu_share(a->n_row, thread, n_threads, &lo, &hi);
-  for (int r = lo; r < hi; r++) {
-    for (int i = 0; i < half; i += VL) {
-      vf sv, cv;
-      vf_sincos_at((float)a->position[r], freq + i, &sv, &cv);
-      vf_store(s + i, vf_mul(sv, vf_set1(a->attn_factor)));
-      vf_store(c + i, vf_mul(cv, vf_set1(a->attn_factor)));
-    }
-    float *x = (float *)a->x + r * ld + a->offset;
-    for (int h = 0; h < a->n_head; h++, x += a->head_dim) {
-      if (a->interleaved) {
-        rotate_pairs(x, c, s, half);
-      } else {
-        rotate_split(x, c, s, half);
-      }
+  for (int i = 0; i < half; i += VL) {
+    vf sv, cv;
+    vf_sincos_at((float)a->position[r], t->freq + i, &sv, &cv);
+    vf_store(t->s + i, vf_mul(sv, vf_set1(a->attn_factor)));
+    vf_store(t->c + i, vf_mul(cv, vf_set1(a->attn_factor)));
+  }
+  float *x = (float *)a->x + r * ti_cpu_ld(a->ld, (int64_t)a->n_head * a->head_dim) + a->offset;
+  for (int h = 0; h < a->n_head; h++, x += a->head_dim) {
+    if (a->interleaved) {
+      rotate_pairs(x, t->c, t->s, half);
+    } else {
+      rotate_split(x, t->c, t->s, half);
     }
   }
 }
 
+static void rope_rows(void *arg, int thread, int n_threads) {
+  const ti_rope_args *a = ((rows_run *)arg)->a;
+  rope_table t;
+  int lo, hi;
+  rope_begin(a, &t);
+  ti_cpu_share(a->n_row, thread, n_threads, &lo, &hi);
+  for (int r = lo; r < hi; r++) rope_row(a, r, &t);
+}
+
+static double rope_ns(const ti_rope_args *a) { return (double)a->n_row * a->rope_dim * (0.3 + 0.15 * a->n_head); }
+
 ti_status TI_ISA(ti_cpu_rope)(ti_dev *d, const ti_rope_args *a) {
   assert(a->rope_dim % 2 == 0 && a->rope_dim <= TI_CPU_MAX_DIM && a->offset + a->rope_dim <= a->head_dim);
-  ti_cpu_run(d, (double)a->n_row * a->rope_dim * (0.3 + 0.15 * a->n_head), rope_rows, &(rows_run){d, a});
+  ti_cpu_run(d, rope_ns(a), rope_rows, &(rows_run){d, a});
   return TI_OK;
 }
 
 // ---- element by element ----
 
 TI_INLINE vf silu_mul(vf g, vf u) { return vf_mul(vf_div(g, vf_add(vf_set1(1.0f), vf_exp(vf_sub(vf_zero(), g)))), u); }
+
+static void silu_codes(const ti_silu_mul_args *a, const float *g, const float *u, int r, float *out) {
+  int8_t *q = (int8_t *)a->q + (int64_t)r * a->dim;
+  float *scale = a->q_scale + (int64_t)r * (a->dim / TI_CPU_BLOCK), t[TI_CPU_BLOCK];
+  for (int b = 0; b < a->dim; b += TI_CPU_BLOCK) {
+    for (int i = 0; i < TI_CPU_BLOCK; i += VL) vf_store(t + i, silu_mul(vf_load(g + b + i), vf_load(u + b + i)));
+    (void)quant_int8(t, q + b, scale++);
+    if (out) memcpy(out + b, t, sizeof t);
+  }
+}
 
 static void silu_rows(void *arg, int thread, int n_threads) {
   const ti_silu_mul_args *a = ((rows_run *)arg)->a;
@@ -138,7 +178,11 @@ static void silu_rows(void *arg, int thread, int n_threads) {
   ti_cpu_share(a->n_row, thread, n_threads, &lo, &hi);
   for (int r = lo; r < hi; r++) {
     const float *g = (const float *)a->gate_up + r * ti_cpu_ld(a->ldx, 2 * (int64_t)n), *u = g + n;
-    float *out = (float *)a->out + r * ti_cpu_ld(a->ldo, n);
+    float *out = a->out ? (float *)a->out + r * ti_cpu_ld(a->ldo, n) : NULL;
+    if (a->q) {
+      silu_codes(a, g, u, r, out);
+      continue;
+    }
     int i = 0;
     for (; i + VL <= n; i += VL) vf_store(out + i, silu_mul(vf_load(g + i), vf_load(u + i)));
     if (i < n) vf_store_n(out + i, silu_mul(vf_load_n(g + i, n - i), vf_load_n(u + i, n - i)), n - i);
@@ -146,6 +190,7 @@ static void silu_rows(void *arg, int thread, int n_threads) {
 }
 
 ti_status TI_ISA(ti_cpu_silu_mul)(ti_dev *d, const ti_silu_mul_args *a) {
+  assert(!a->q || (d->act_quant == TI_ACT_INT8 && a->dim % TI_CPU_BLOCK == 0));
   ti_cpu_run(d, 0.7 * a->n_row * a->dim, silu_rows, &(rows_run){d, a});
   return TI_OK;
 }
@@ -267,29 +312,53 @@ static void append_mla(const ti_kv_layout *l, uint8_t *dst, const float *latent,
   store_plain(TI_BF16, rope, l->rope, dst + l->latent + l->latent / TI_CPU_FP8_BLOCK * 4);
 }
 
-static void append_rows(void *arg, int thread, int n_threads) {
-  const ti_kv_append_args *a = ((rows_run *)arg)->a;
+static void append_row(const ti_kv_append_args *a, int r) {
   const ti_kv_layout *l = a->layout;
   const ti_batch *b = a->batch;
   const bool gqa = l->kind == TI_KV_GQA;
-  const int64_t ldk = ti_cpu_ld(a->ldk, gqa ? (int64_t)l->n_kv_head * l->head_dim : l->latent);
-  const int64_t ldv = ti_cpu_ld(a->ldv, gqa ? (int64_t)l->n_kv_head * l->head_dim : l->rope);
-  int lo, hi, slot;
-  ti_cpu_share(b->n_row, thread, n_threads, &lo, &hi);
-  for (int r = lo; r < hi; r++) {
-    if (b->place[r] < 0) continue;  // padding
-    const float *k = (const float *)a->k + r * ldk, *v = (const float *)a->v + r * ldv;
-    uint8_t *page = ti_cpu_kv_page(a->kv, l, a->layer, b, b->seq[r], b->place[r], &slot);
-    if (gqa) {
-      append_gqa(l, page, slot, k, v);
-    } else {
-      append_mla(l, page + (size_t)slot * l->token_stride, k, v);
-    }
+  if (b->place[r] < 0) return;  // padding
+  const float *k = (const float *)a->k + r * ti_cpu_ld(a->ldk, gqa ? (int64_t)l->n_kv_head * l->head_dim : l->latent);
+  const float *v = (const float *)a->v + r * ti_cpu_ld(a->ldv, gqa ? (int64_t)l->n_kv_head * l->head_dim : l->rope);
+  int slot;
+  uint8_t *page = ti_cpu_kv_page(a->kv, l, a->layer, b, b->seq[r], b->place[r], &slot);
+  if (gqa) {
+    append_gqa(l, page, slot, k, v);
+  } else {
+    append_mla(l, page + (size_t)slot * l->token_stride, k, v);
   }
 }
 
+static void append_rows(void *arg, int thread, int n_threads) {
+  const ti_kv_append_args *a = ((rows_run *)arg)->a;
+  int lo, hi;
+  ti_cpu_share(a->batch->n_row, thread, n_threads, &lo, &hi);
+  for (int r = lo; r < hi; r++) append_row(a, r);
+}
+
+static double append_ns(const ti_kv_append_args *a) {
+  return 0.5 * a->batch->n_row * (double)a->layout->token_stride * (a->layout->kind == TI_KV_GQA ? 2 * a->layout->n_kv_head : 1) / 4.0;
+}
+
 ti_status TI_ISA(ti_cpu_kv_append)(ti_dev *d, const ti_kv_append_args *a) {
-  ti_cpu_run(d, 0.5 * a->batch->n_row * (double)a->layout->token_stride * (a->layout->kind == TI_KV_GQA ? 2 * a->layout->n_kv_head : 1) / 4.0,
-             append_rows, &(rows_run){d, a});
+  ti_cpu_run(d, append_ns(a), append_rows, &(rows_run){d, a});
+  return TI_OK;
+}
+
+static void rope_append_rows(void *arg, int thread, int n_threads) {
+  const ti_rope_append_args *a = ((rows_run *)arg)->a;
+  rope_table t;
+  int lo, hi;
+  rope_begin(&a->rope, &t);
+  ti_cpu_share(a->rope.n_row, thread, n_threads, &lo, &hi);
+  for (int r = lo; r < hi; r++) {
+    rope_row(&a->rope, r, &t);
+    append_row(&a->kv, r);
+  }
+}
+
+ti_status TI_ISA(ti_cpu_rope_append)(ti_dev *d, const ti_rope_append_args *a) {
+  assert(a->rope.rope_dim % 2 == 0 && a->rope.rope_dim <= TI_CPU_MAX_DIM && a->rope.offset + a->rope.rope_dim <= a->rope.head_dim);
+  assert(a->rope.n_row == a->kv.batch->n_row);
+  ti_cpu_run(d, rope_ns(&a->rope) + append_ns(&a->kv), rope_append_rows, &(rows_run){d, a});
   return TI_OK;
 }

@@ -111,6 +111,7 @@ static const ti_kernels ref_kernels = {
     .wait = ref_mark,
     .mla_gather = ref_mla_gather,
     .mla_tile = ref_mla_tile,
+    .rope_append = ref_rope_append,
 };
 
 const ti_kernels *ti_kernels_ref(void) { return &ref_kernels; }

@@ -56,6 +56,11 @@ ti_status ref_rope(ti_dev *d, const ti_rope_args *a) {
   return TI_OK;
 }
 
+ti_status ref_rope_append(ti_dev *d, const ti_rope_append_args *a) {
+  const ti_status st = ref_rope(d, &a->rope);
+  return st ? st : ref_kv_append(d, &a->kv);
+}
+
 ti_status ref_silu_mul(ti_dev *d, const ti_silu_mul_args *a) {
   for (int r = 0; r < a->n_row; r++) {
     const float *gate = (const float *)a->gate_up + r * ref_ld(a->ldx, 2 * (int64_t)a->dim), *up = gate + a->dim;

@@ -37,6 +37,7 @@ ti_status ref_weight_prepare(ti_dev *d, const ti_weight_src *parts, int n_part, 
 ti_status ref_embed(ti_dev *d, const ti_embed_args *a);
 ti_status ref_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a);
 ti_status ref_rope(ti_dev *d, const ti_rope_args *a);
+ti_status ref_rope_append(ti_dev *d, const ti_rope_append_args *a);
 ti_status ref_silu_mul(ti_dev *d, const ti_silu_mul_args *a);
 ti_status ref_add(ti_dev *d, const ti_add_args *a);
 // gemm.c

@@ -88,6 +88,29 @@ def too_many_copies_are_refused():
         c.__exit__(None, None, None)
 
 
+def plain_kernels_say_what_they_cost():
+    ask = dict(prompt="Once upon a time", temperature=0, max_tokens=12)
+    with Cluster() as c:
+        want = c.complete(**ask)["choices"][0]["text"]
+        assert "plain C kernels" not in c.text()
+    with Cluster(flags=["--cpu-kernels", "ref"]) as c:
+        assert c.complete(**ask)["choices"][0]["text"] == want
+        assert "plain C kernels: against AVX2 a token takes about 9 times as long" in c.text(), c.text()
+
+
+def kernels_that_the_processor_lacks_are_refused():
+    with open("/proc/cpuinfo") as f:
+        if "avx512_vnni" in f.read():
+            return "skipped: it has them all"
+    c = Cluster(flags=["--cpu-kernels", "vnni"])
+    try:
+        c.launch()
+        assert c.wait(30) == 2
+        assert "--cpu-kernels vnni: this processor does not run them; " in c.text(), c.text()
+    finally:
+        c.__exit__(None, None, None)
+
+
 def libtitan_has_a_door():
     tool = os.path.join(os.path.dirname(os.environ.get("TITAN_SERVE", os.path.join(ROOT, "build/release/bin/titan-serve"))), "titan")
     if not os.path.exists(tool):
@@ -101,4 +124,5 @@ def libtitan_has_a_door():
 
 
 if __name__ == "__main__":
-    main([drafts_change_no_text, a_wrong_draft_config_is_named, a_default_seed_repeats, copies_of_experts_change_no_text, too_many_copies_are_refused, libtitan_has_a_door])
+    main([drafts_change_no_text, a_wrong_draft_config_is_named, a_default_seed_repeats, copies_of_experts_change_no_text, too_many_copies_are_refused,
+          plain_kernels_say_what_they_cost, kernels_that_the_processor_lacks_are_refused, libtitan_has_a_door])

@@ -28,7 +28,18 @@ void fixture_close(fixture *f) {
   json_decref(f->json);
 }
 
-const ti_kernels *fixture_backend(const char *name) { return strcmp(name, "late") == 0 ? late_kernels() : ti_kernels_find(name); }
+static const ti_kernels *unfused(void) {
+  static ti_kernels k;
+  k = *ti_kernels_cpu();
+  k.int8_out = false;
+  k.rope_append = NULL;
+  return &k;
+}
+
+const ti_kernels *fixture_backend(const char *name) {
+  if (strcmp(name, "unfused") == 0) return unfused();
+  return strcmp(name, "late") == 0 ? late_kernels() : ti_kernels_find(name);
+}
 
 ti_engine *fixture_engine(const fixture *f, const engine_spec *s) {
   const ti_kernels *k = fixture_backend(s->backend);

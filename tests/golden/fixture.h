@@ -26,7 +26,7 @@ typedef struct engine_spec {
   void *tap_arg;
 } engine_spec;
 
-// "ref", "cpu", "cuda", or "late" (late.h); NULL: not here.
+// "ref", "cpu", "cuda", "late" (late.h), or "unfused": the cpu's without the ops and codes that stand for several; NULL: not here.
 const ti_kernels *fixture_backend(const char *name);
 int fixture_open(fixture *f, const char *model);  // "titan-tiny-dense"; 0 or a printed error
 void fixture_close(fixture *f);

@@ -212,12 +212,14 @@ static ti_status to_codes(late *l, const void *x, int n_row, int k, uint8_t *q, 
 
 static ti_status run_rmsnorm(late *l, void *args) {
   ti_rmsnorm_args a = *(const ti_rmsnorm_args *)args;
-  if (!a.q) return in()->rmsnorm(l->dev, &a);
+  uint8_t *q = a.q;
+  if (!q) return in()->rmsnorm(l->dev, &a);
   float *own = rows_of((size_t)a.n_row * (size_t)a.dim);
   a.out = own;
   a.ldo = 0;
+  a.q = NULL;
   ti_status st = in()->rmsnorm(l->dev, &a);
-  if (!st) st = to_codes(l, own, a.n_row, a.dim, a.q, a.q_scale);
+  if (!st) st = to_codes(l, own, a.n_row, a.dim, q, a.q_scale);
   free(own);
   return st;
 }

@@ -58,7 +58,7 @@ static int lost(const char *what, const job *j, const forced_logits *l, double m
 static int check_type(const job *j, ti_dtype type, double loss, double model_nll) {
   int bad = 0, rows;
   char what[96];
-  forced_logits quant[4], plain, int8;
+  forced_logits quant[4], plain, int8, unfused;
   for (int i = 0; i < 4; i++) {
     const bool split = i & 1, expanded = i & 2;
     snprintf(what, sizeof what, "%s, kv_b %s, %s", ti_dtype_name(type), split ? "as halves" : "whole", expanded ? "expanded" : "absorbed");
@@ -75,7 +75,12 @@ static int check_type(const job *j, ti_dtype type, double loss, double model_nll
   if (run_file(j, &(moe_gguf_options){.type = type, .split = true}, false, TI_ACT_INT8, &int8)) return 1;
   snprintf(what, sizeof what, "%s, int8 activations", ti_dtype_name(type));
   bad += lost(what, j, &int8, model_nll, loss);
+  job apart = *j;
+  apart.spec.backend = "unfused";
+  if (run_file(&apart, &(moe_gguf_options){.type = type, .split = true}, false, TI_ACT_INT8, &unfused)) return 1;
+  bad += same("int8 codes handed on, or made in every product", &int8, &unfused) + (forced_apart(&int8, &unfused, 0, &rows) != 0);
   free(int8.v);
+  free(unfused.v);
   return bad;
 }
 

@@ -81,6 +81,7 @@ ti_status ti_graph_sum(ti_graph *g, ti_lane *l, int layer) {
 }
 
 bool ti_graph_takes_codes(const ti_graph *g, const ti_weight *w) {
+  if (g->cfg->dev.act_quant == TI_ACT_INT8) return g->k->int8_out && ti_dtype_block(w->dtype) > 1;
   return g->k->fp8_out && g->cfg->dev.act_quant == TI_ACT_FP8 && w->dtype == TI_E4M3 && w->scale;
 }
 

@@ -31,10 +31,10 @@
 
 typedef struct ti_piece_times { uint64_t attention_ns, ffn_ns, expert_ns, reduce_ns, head_ns; } ti_piece_times;
 
-// Rows as E4M3 codes with a scale each 128 numbers, written by the op before where the backend can (ti_kernels.fp8_out).
+// Rows as E4M3 codes with a scale each 128 numbers, or int8 with one each 32, written by the op before where the backend can (ti_kernels.fp8_out, int8_out).
 typedef struct ti_codes {
   uint8_t *q;    // [max_row, dim]; NULL: the backend cannot
-  float *scale;  // [max_row rounded up to 4, ceil(dim / 128)], or K block by K block
+  float *scale;  // [max_row rounded up to 4, ceil(dim / 128 or 32)], or K block by K block
 } ti_codes;
 
 typedef struct ti_recorded ti_recorded;  // record.c

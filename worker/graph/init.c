@@ -96,11 +96,13 @@ static ti_status init_lane(ti_graph *g, ti_lane *l, int index, ti_error *err) {
     l->expert_out = ti_graph_alloc(g, (size_t)g->expert_capacity * (size_t)hid * b);
     ok = ok && l->router_logits && l->experts && l->route_weights && l->expert_out;
   }
-  if (g->k->fp8_out && g->cfg->dev.act_quant == TI_ACT_FP8) {
+  const bool int8 = g->cfg->dev.act_quant == TI_ACT_INT8;
+  if (int8 ? g->k->int8_out : g->k->fp8_out && g->cfg->dev.act_quant == TI_ACT_FP8) {
     const size_t up = (rows + 3) & ~(size_t)3;
-    l->xn8 = (ti_codes){ti_graph_alloc(g, rows * (size_t)hid), ti_graph_alloc(g, up * (size_t)((hid + 127) / 128) * sizeof(float))};
+    const long per = int8 ? 32 : 128;
+    l->xn8 = (ti_codes){ti_graph_alloc(g, rows * (size_t)hid), ti_graph_alloc(g, up * (size_t)((hid + per - 1) / per) * sizeof(float))};
     ok = ok && l->xn8.q && l->xn8.scale;
-    if (ffn) l->act8 = (ti_codes){ti_graph_alloc(g, rows * (size_t)ffn), ti_graph_alloc(g, up * (size_t)((ffn + 127) / 128) * sizeof(float))};
+    if (ffn) l->act8 = (ti_codes){ti_graph_alloc(g, rows * (size_t)ffn), ti_graph_alloc(g, up * (size_t)((ffn + per - 1) / per) * sizeof(float))};
     ok = ok && (!ffn || (l->act8.q && l->act8.scale));
   }
   const int page = (int)g->cfg->page_tokens, stride = ti_bucket_kv((int)g->cfg->max_model_len) / page + 8;  // of a fixed batch; drafts may reach over the end
