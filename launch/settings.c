@@ -7,6 +7,7 @@
 
 #include "launch/device.h"
 #include "launch/holdings.h"
+#include "model/gguf/gguf_model.h"
 #include "model/names.h"
 
 #define KV_DEFAULT_BYTES (256ull << 20)
@@ -115,6 +116,7 @@ static ti_status check_tensor(void *user, const ti_tensor_spec *s) {
   const weight_check *k = user;
   ti_tensor t;
   if (s->layer >= k->n_layer) return TI_OK;
+  if (s->part == TI_PART_KV_B && ti_gguf_kv_b_is_split(k->ck, s->layer)) return TI_OK;  // checked when the file was opened
   const ti_status st = ti_checkpoint_require(k->ck, s->name, s->rows, s->cols, &t, k->err);
   if (st) return st;
   const bool scaled = s->dtype == TI_E4M3,

@@ -7,6 +7,7 @@
 
 #include "base/size.h"
 #include "kernels/ref/dequant.h"
+#include "model/gguf/gguf_model.h"
 #include "worker/finite.h"
 
 typedef struct loader {
@@ -15,6 +16,7 @@ typedef struct loader {
   ti_weights *w;
   ti_arena tmp;     // generated (or misaligned) tensors on their way into the backend's layout
   char prefix[64];  // "model.layers.3"
+  int layer;
   ti_error *err;
 } loader;
 
@@ -169,14 +171,6 @@ static ti_status as_numbers(loader *l, ti_weight_src *src) {
 #define V_B "self_attn.v_b_proj.weight"
 #define KV_B "self_attn.kv_b_proj.weight"
 
-// Is kv_b_proj there as halves (model/gguf/gguf_model.h draws them)?
-static bool kv_b_is_split(const loader *l) {
-  char name[128];
-  ti_tensor t;
-  snprintf(name, sizeof name, "%s." K_B, l->prefix);
-  return ti_checkpoint_find(l->o->ckpt, name, &t) == TI_OK;
-}
-
 static ti_slice k_b_slice(const ti_config *c, int64_t head) { return ti_slice_rows((int64_t)c->n_head * c->kv_lora, c->qk_nope, head * c->kv_lora, c->kv_lora); }
 static ti_slice v_b_slice(const ti_config *c, int64_t head) { return ti_slice_rows((int64_t)c->n_head * c->v_dim, c->kv_lora, head * c->v_dim, c->v_dim); }
 
@@ -185,7 +179,7 @@ static ti_status load_mla_absorbed(loader *l, ti_layer_weights *lw) {
   const ti_config *c = l->c;
   const ti_shard_heads *h = &l->w->heads;
   const int64_t per = c->qk_nope + c->v_dim, rows = (int64_t)c->n_head * per;
-  const bool split = kv_b_is_split(l);
+  const bool split = ti_gguf_kv_b_is_split(l->o->ckpt, l->layer);
   lw->uk = ti_arena_calloc(&l->w->host, (size_t)h->n_head, sizeof *lw->uk);
   lw->uv = ti_arena_calloc(&l->w->host, (size_t)h->n_head, sizeof *lw->uv);
   if (!lw->uk || !lw->uv) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory", l->prefix);
@@ -231,7 +225,7 @@ static ti_status load_mla_expanded(loader *l, ti_layer_weights *lw) {
   const ti_config *c = l->c;
   const ti_shard_heads *h = &l->w->heads;
   const int64_t per = c->qk_nope + c->v_dim;
-  if (!kv_b_is_split(l)) return matrix(l, KV_B, ti_slice_rows(c->n_head * per, c->kv_lora, h->head0 * per, h->n_head * per), TI_WEIGHT_EXACT, &lw->kv_b);
+  if (!ti_gguf_kv_b_is_split(l->o->ckpt, l->layer)) return matrix(l, KV_B, ti_slice_rows(c->n_head * per, c->kv_lora, h->head0 * per, h->n_head * per), TI_WEIGHT_EXACT, &lw->kv_b);
   const size_t n = (size_t)(h->n_head * per) * (size_t)c->kv_lora;
   float *row = ti_arena_alloc(&l->tmp, (size_t)c->qk_nope * sizeof *row), *x = ti_arena_alloc_aligned(&l->tmp, n * sizeof *x, 64);
   if (!row || !x) return ti_error_set(l->err, TI_ERR_NOMEM, "%s: no memory for " KV_B " as fp32", l->prefix);
@@ -312,6 +306,7 @@ static ti_status load_layer(loader *l, int layer, ti_layer_weights *lw) {
   const ti_config *c = l->c;
   const ti_mesh *m = &l->o->mesh;
   snprintf(l->prefix, sizeof l->prefix, "model.layers.%d", layer);
+  l->layer = layer;
   ti_status st = vector(l, "input_layernorm.weight", c->hidden, 0, c->hidden, &lw->attn_norm);
   if (!st) st = vector(l, "post_attention_layernorm.weight", c->hidden, 0, c->hidden, &lw->ffn_norm);
   if (!st) st = c->attn == TI_ATTN_MLA ? load_mla(l, lw) : load_gqa(l, lw);

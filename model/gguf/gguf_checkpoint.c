@@ -181,6 +181,13 @@ static ti_status gg_at(const ti_checkpoint *c, int i, ti_tensor *out) {
 static const ti_checkpoint_ops gg_ops = {
     .name = "gguf", .find = gg_find, .read = ti_tensor_read_mapped, .count = gg_count, .at = gg_at, .close = gg_close};
 
+bool ti_gguf_kv_b_is_split(const ti_checkpoint *c, int layer) {
+  char name[TI_TENSOR_NAME_MAX];
+  ti_tensor t;
+  snprintf(name, sizeof name, "model.layers.%d.self_attn.k_b_proj.weight", layer);
+  return c->ops == &gg_ops && gg_find(c, name, &t) == TI_OK;
+}
+
 // ---- opening ----
 
 static ti_status collect(gg_checkpoint *s, const ti_config *cfg) {

@@ -34,6 +34,9 @@ ti_status ti_gguf_name(const ti_tensor_spec *spec, char out[TI_TENSOR_NAME_MAX],
 //   v_b_proj  [head][v][kv_lora]          W_UV
 ti_status ti_gguf_checkpoint(ti_gguf *g, const ti_config *cfg, ti_checkpoint **out, ti_error *err) TI_MUST_CHECK;
 
+// Whether this layer's kv_b_proj is there as halves; in checkpoints of other kinds it never is.
+bool ti_gguf_kv_b_is_split(const ti_checkpoint *c, int layer);
+
 // The embedded tokenizer: "gpt2" (byte-level BPE with the pre-tokenizers of tokenizer.h) or "llama" (scores). A gpt2-type one without merges is
 // TI_ERR_FORMAT, a file without any TI_ERR_NOTFOUND.
 ti_status ti_gguf_tokenizer(const ti_gguf *g, ti_tokenizer **out, ti_error *err) TI_MUST_CHECK;

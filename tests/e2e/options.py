@@ -2,6 +2,7 @@
 of experts change no text."""
 import os
 import subprocess
+import sys
 import tempfile
 
 from cluster import DENSE, ROOT, Cluster, main
@@ -88,6 +89,18 @@ def too_many_copies_are_refused():
         c.__exit__(None, None, None)
 
 
+def a_deepseek2_file_says_what_its_model_says():
+    ask = dict(prompt="Once upon a time", temperature=0, max_tokens=12)
+    with tempfile.TemporaryDirectory() as d:
+        gguf = os.path.join(d, "moe.gguf")
+        subprocess.run([sys.executable, os.path.join(ROOT, "benchmarks", "cpu", "to_gguf.py"), MOE, gguf], check=True, timeout=60)
+        got = []
+        for model in (MOE, gguf):
+            with Cluster(2, model, flags=["--tensor-parallel-size", "2"]) as c:
+                got.append(c.complete(**ask)["choices"][0]["text"])
+        assert got[0] == got[1], got
+
+
 def plain_kernels_say_what_they_cost():
     ask = dict(prompt="Once upon a time", temperature=0, max_tokens=12)
     with Cluster() as c:
@@ -125,4 +138,4 @@ def libtitan_has_a_door():
 
 if __name__ == "__main__":
     main([drafts_change_no_text, a_wrong_draft_config_is_named, a_default_seed_repeats, copies_of_experts_change_no_text, too_many_copies_are_refused,
-          plain_kernels_say_what_they_cost, kernels_that_the_processor_lacks_are_refused, libtitan_has_a_door])
+          a_deepseek2_file_says_what_its_model_says, plain_kernels_say_what_they_cost, kernels_that_the_processor_lacks_are_refused, libtitan_has_a_door])

@@ -320,6 +320,7 @@ Test(gguf_model, deepseek2_shows_the_halves_of_kv_b_or_the_whole) {
   cr_assert_eq(ti_checkpoint_find(o.c, "model.layers.0.self_attn.v_b_proj.weight", &t), TI_OK);
   cr_assert(t.n_dim == 3 && t.shape[0] == 4 && t.shape[1] == 12 && t.shape[2] == 24);
   cr_assert_eq(((const float *)t.data)[17], 10017);
+  cr_assert(ti_gguf_kv_b_is_split(o.c, 1) && !ti_gguf_kv_b_is_split(o.c, 2));
   cr_assert_eq(ti_checkpoint_find(o.c, "model.layers.1.mlp.gate.e_score_correction_bias", &t), TI_OK);
   cr_assert_eq(ti_checkpoint_find(o.c, "model.layers.1.mlp.experts.3.down_proj.weight", &t), TI_OK);
   cr_assert_eq(ti_checkpoint_find(o.c, "model.layers.1.mlp.shared_experts.up_proj.weight", &t), TI_OK);
