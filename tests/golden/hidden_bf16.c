@@ -1,0 +1,166 @@
+// hidden_bf16 MODEL BACKEND [ROWS] [--faults]: hidden states against the reference's, each layer within a bound that is derived, number by number.
+//
+//   MODEL     random:llama?.., or a bundled dense model
+//   BACKEND   cuda      bf16 everywhere: the whole prompt in one step, in chunks and row by row, relaxed and --deterministic
+//             rounded   the same arithmetic on this processor (rounding.h): the bound can be checked without a GPU; --faults: every fault is found
+//             cpu, ref  fp32 activations over a bf16 KV cache
+//
+// docs/numerics.md, "Hidden states in bf16", derives the standard deviation s of each number's error. Of a layer's N numbers z = error / s is checked:
+//
+//   spread   sqrt(mean error^2 / mean s^2), which is 1 if the derivation is right: a bug makes it larger, a rounding that is not there smaller
+//   largest  max |z|: one wrong head, row or place
+//   bias     the error's component along the layer's own update: what is 1% too large moves it by 0.01, rounding hardly at all
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/golden/fixture.h"
+#include "tests/golden/rounding.h"
+
+typedef struct states {
+  float *v, *var;  // [n_layer + 1][n_row][dim]; var NULL: not analysed
+  int n_layer, n_row, dim, *seen;
+} states;
+
+typedef struct bounds {
+  double least, most, largest, bias;
+} bounds;
+
+static int failures;
+
+static void keep(void *arg, const char *what, int layer, const void *data, int n_row, int dim) {
+  states *s = arg;
+  if (strcmp(what, "hidden") != 0 || s->seen[layer] + n_row > s->n_row) return;
+  const size_t at = ((size_t)layer * (size_t)s->n_row + (size_t)s->seen[layer]) * (size_t)dim, n = (size_t)n_row * (size_t)dim;
+  memcpy(s->v + at, data, n * sizeof *s->v);
+  if (s->var) memcpy(s->var + at, rounding_variance(), n * sizeof *s->var);
+  s->seen[layer] += n_row;
+}
+
+static void states_free(states *s) {
+  free(s->v);
+  free(s->var);
+  free(s->seen);
+}
+
+// The hidden states of ids, prefilled in chunks (0: in one step).
+static int run(const fixture *f, engine_spec spec, const uint32_t *ids, uint32_t n, uint32_t chunk, bool analysed, states *s) {
+  const size_t size = (size_t)(f->cfg.n_layer + 1) * n * (size_t)f->cfg.hidden;
+  *s = (states){.n_layer = f->cfg.n_layer, .n_row = (int)n, .dim = f->cfg.hidden, .seen = calloc((size_t)f->cfg.n_layer + 1, sizeof *s->seen)};
+  s->v = malloc(size * sizeof *s->v);
+  if (analysed) s->var = malloc(size * sizeof *s->var);
+  spec.max_rows = n;
+  spec.max_seqs = 1;
+  spec.max_len = 1024;
+  spec.page_tokens = 64;
+  spec.mesh = (ti_mesh){1, 1, 1, 1, 1};
+  spec.threads = 2;
+  spec.tap = keep;
+  spec.tap_arg = s;
+  ti_engine *e = fixture_engine(f, &spec);
+  drive_seq q = {.prompt = ids, .n_prompt = n, .max_tokens = 1, .sampling = drive_greedy()};
+  const int bad = !e || drive_run(e, &q, 1, &(drive_options){.chunk = chunk, .batch = 1});
+  drive_free(&q, 1);
+  ti_engine_destroy(e);
+  for (int l = 0; !bad && l <= s->n_layer; l++)
+    if (s->seen[l] != s->n_row) return printf("FAILED layer %d gave %d of %d rows\n", l, s->seen[l], s->n_row), 1;
+  return bad;
+}
+
+typedef struct verdict {
+  double error, derived, scale, spread, largest, bias, worst;  // error, derived, scale: rms
+} verdict;
+
+// want's update in layer l is what it adds to the residual stream; the last norm's output stands for itself.
+static verdict judge(const states *want, const states *got, int l) {
+  const size_t n = (size_t)want->n_row * (size_t)want->dim, at = (size_t)l * n;
+  const bool inside = l > 0 && l < want->n_layer;
+  double ee = 0, vv = 0, ww = 0, eu = 0, uu = 0;
+  verdict r = {0};
+  for (size_t i = at; i < at + n; i++) {
+    const double w = want->v[i], e = (double)got->v[i] - w, s2 = want->var[i] + 1e-12 * w * w + 1e-14, u = inside ? w - want->v[i - n] : w;  // 1e-6 of w: fp32's own
+    ee += e * e, vv += s2, ww += w * w, eu += e * u, uu += u * u;
+    const double z = fabs(e) / sqrt(s2);
+    if (!(z <= r.largest)) r.largest = z;
+    if (!(fabs(e) <= r.worst)) r.worst = fabs(e);
+  }
+  r.error = sqrt(ee / (double)n), r.derived = sqrt(vv / (double)n), r.scale = sqrt(ww / (double)n), r.spread = sqrt(ee / vv), r.bias = eu / uu;
+  return r;
+}
+
+// Prints a row a layer; how many layers are outside.
+static int compare(const states *want, const states *got, const bounds *b, const char *what, bool quiet) {
+  int bad = 0;
+  for (int l = 0; l <= want->n_layer; l++) {
+    const verdict v = judge(want, got, l);
+    const bool in = v.spread <= b->most && (l == 0 || v.spread >= b->least) && v.largest <= b->largest && fabs(v.bias) <= b->bias;
+    bad += !in;
+    if (!quiet)
+      printf("%s layer %2d  rms %6.3f  error %.2e, derived %.2e (worst %.1e)  spread %.3f  largest %5.2f  bias %+.1e\n", in ? "ok    " : "FAILED", l, v.scale, v.error, v.derived, v.worst,
+             v.spread, v.largest, v.bias);
+  }
+  if (!quiet) printf("%s %s\n", bad ? "FAILED" : "ok    ", what);
+  return bad;
+}
+
+static uint32_t *prompt_of(const fixture *f, uint32_t n) {
+  uint32_t *ids = malloc(n * sizeof *ids), have = 0;
+  for (size_t i = 0; f->json && have < n; i = (i + 1) % 8) {
+    const char *keys[] = {"prompt_ids", "greedy_ids"};
+    for (int k = 0; k < 2; k++) {
+      uint32_t m, *v = fixture_ids(f, i, keys[k], &m);
+      for (uint32_t j = 0; j < m && have < n; j++) ids[have++] = v[j];
+      free(v);
+    }
+  }
+  for (uint32_t i = have; i < n; i++) ids[i] = 3 + i * 2654435761u % ((uint32_t)f->cfg.vocab - 3);
+  return ids;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 3) return fprintf(stderr, "usage: hidden_bf16 MODEL BACKEND [ROWS] [--faults]\n"), 2;
+  const bool random = !strncmp(argv[1], "random:", 7), faults = !strcmp(argv[argc - 1], "--faults");
+  const uint32_t n = argc > 3 && argv[3][0] != '-' ? (uint32_t)strtoul(argv[3], NULL, 10) : 300;
+  const bool rounded = !strcmp(argv[2], "rounded");
+  const ti_kernels *k = rounded ? NULL : fixture_backend(argv[2]);
+  if (!rounded && !k) return printf("skipped: no backend %s here\n", argv[2]), 77;
+  fixture f = {0};
+  ti_error err = {0};
+  ti_coll *self;
+  if (ti_coll_self_create(&self) || (!random && fixture_open(&f, argv[1]))) return 1;
+  if (random && (ti_config_load(argv[1], &f.cfg, &err) || ti_checkpoint_open(argv[1], &f.cfg, &f.ckpt, &err))) return fprintf(stderr, "%s\n", err.text), 1;
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  uint32_t *ids = prompt_of(&f, n);
+  const bounds b = random ? (bounds){0.9, 1.15, 7, 5e-4} : (bounds){0.6, 1.5, 14, 2e-3};
+  const bool fp32 = k && k->act == TI_F32;
+  const unsigned places[] = {fp32 ? ROUND_KV : ROUND_KV | ROUND_ACT, ROUND_KV | ROUND_ACT | ROUND_GATE_UP};
+  states want, got;
+  for (int w = 0; w < (fp32 ? 1 : 2); w++) {
+    if (run(&f, (engine_spec){.kernels = rounding_analysed(places[w]), .tp = self, .world = self}, ids, n, 0, true, &want)) return 1;
+    if (rounded) {
+      for (int i = 0; i < (faults ? FAULT_COUNT : 1); i++) {
+        if (run(&f, (engine_spec){.kernels = rounding_rounded(places[w], (rounding_fault)i), .tp = self, .world = self}, ids, n, 0, false, &got)) return 1;
+        printf("--- fault: %s\n", rounding_fault_names[i]);
+        const int bad = compare(&want, &got, &b, argv[1], false);
+        failures += i ? !bad : bad;
+        states_free(&got);
+      }
+    } else {
+      for (int c = 0; c < (fp32 ? 1 : 3); c++) {
+        static const uint32_t chunks[] = {0, 16, 1};
+        // gate and up are rounded where cuBLASLt multiplies: many rows, relaxed
+        const bool relaxed = w == 1;
+        if (relaxed && c) break;
+        if (run(&f, (engine_spec){.backend = argv[2], .relaxed = relaxed, .kv_bf16 = fp32, .tp = self, .world = self}, ids, n, chunks[c], false, &got)) return 1;
+        printf("--- %s, chunks of %u%s\n", argv[2], chunks[c], relaxed ? ", relaxed" : ", deterministic");
+        failures += compare(&want, &got, &b, argv[1], false);
+        states_free(&got);
+      }
+    }
+    states_free(&want);
+  }
+  free(ids);
+  ti_coll_destroy(self);
+  return failures != 0;
+}
