@@ -78,6 +78,7 @@ static void logprobs_once(cf_dev *d, int vocab, int n_row) {
   float *x = cf_floats(d, (size_t)(n_row * ld), (uint64_t)vocab, 4.0f);
   int32_t *target = cf_ints(d, (size_t)n_row, 5, vocab);
   target[0] = -1;
+  for (int i = 0; i < n_row * ld; i++) x[i] = i % ld < vocab ? x[i] : 1e30f;  // between rows: not to be read
   for (int i = 0; i < vocab; i += 3) x[(n_row - 1) * ld + i] = 1.0f;  // ties by the dozen in the last row
   if (vocab > 8) x[(n_row - 1) * ld + 7] = -INFINITY;
   const size_t n = (size_t)n_row, n_top = n * TI_TOP_LOGPROBS;
