@@ -1,7 +1,7 @@
-// same_bits MODEL BACKEND [PROMPTS]: --deterministic's promise about whole texts, to the bit.
+// same_bits MODEL BACKEND [PROMPTS] [--fp8]: --deterministic's promise about whole texts, to the bit.
 //
 // Prompts of 5 to 133 tokens, 24 tokens each, greedy with log-probabilities, run at batch 1, 16 and 64, with recorded steps and without, one and two
-// steps in flight: ids and log-probabilities of every text must be the same bits every time. MODEL: random:.., or a bundled dense model.
+// steps in flight: ids and log-probabilities of every text must be the same bits every time. --fp8: weights and activations in e4m3.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,8 +29,8 @@ static void drop(drive_seq *q, uint32_t n) {
   free(q);
 }
 
-static int run(const fixture *f, const char *backend, ti_coll *self, const way *w, drive_seq *q, uint32_t n) {
-  const engine_spec s = {.backend = backend, .mesh = {1, 1, 1, 1, 1}, .tp = self, .world = self, .page_tokens = 64, .max_rows = 1024, .max_seqs = w->batch, .max_len = 256, .eager = w->eager, .threads = 2};
+static int run(const fixture *f, const char *backend, ti_coll *self, bool fp8, const way *w, drive_seq *q, uint32_t n) {
+  const engine_spec s = {.backend = backend, .mesh = {1, 1, 1, 1, 1}, .tp = self, .world = self, .page_tokens = 64, .max_rows = 1024, .max_seqs = w->batch, .max_len = 256, .eager = w->eager, .fp8 = fp8, .threads = 2};
   ti_engine *e = fixture_engine(f, &s);
   const int bad = !e || drive_run(e, q, n, &(drive_options){.batch = w->batch, .chunk = 1024 / w->batch, .flight = w->flight});
   ti_engine_destroy(e);
@@ -39,8 +39,9 @@ static int run(const fixture *f, const char *backend, ti_coll *self, const way *
 
 int main(int argc, char **argv) {
   static const way ways[] = {{1, 1, false}, {1, 2, true}, {16, 1, false}, {16, 2, true}, {64, 2, false}, {64, 1, true}};
-  if (argc < 3) return fprintf(stderr, "usage: same_bits MODEL BACKEND [PROMPTS]\n"), 2;
-  uint32_t n = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : MOST;
+  if (argc < 3) return fprintf(stderr, "usage: same_bits MODEL BACKEND [PROMPTS] [--fp8]\n"), 2;
+  const bool fp8 = !strcmp(argv[argc - 1], "--fp8");
+  const uint32_t n = argc > 3 && argv[3][0] != '-' ? (uint32_t)strtoul(argv[3], NULL, 10) : MOST;
   if (!fixture_backend(argv[2])) return printf("skipped: no backend %s here\n", argv[2]), 77;
   setvbuf(stdout, NULL, _IOLBF, 0);
   fixture f = {0};
@@ -52,7 +53,7 @@ int main(int argc, char **argv) {
   int failures = 0;
   for (size_t v = 0; v < sizeof ways / sizeof *ways; v++) {
     drive_seq *q = texts(&f, n);
-    if (run(&f, argv[2], self, &ways[v], q, n)) return 1;
+    if (run(&f, argv[2], self, fp8, &ways[v], q, n)) return 1;
     uint32_t other = 0;
     for (uint32_t i = 0; i < n; i++) {
       if (q[i].n_out != TOKENS) failures++;
