@@ -363,6 +363,8 @@ typedef struct ti_penalty_args {
   int n_row, n_id, first_id, vocab;
 } ti_penalty_args;
 
+// NaN counts as -inf: its probability is 0 and every number ranks before it; it stands in no list of the best. A row without a number has no choice
+// either (ti_sample_args: value -inf), which ends its sequence with an error.
 #define TI_TOP_LOGPROBS 20
 typedef struct ti_logprob_args {  // of raw logits: log-softmax of the chosen id, its rank, and the best 20 (ties: lower id first)
   const float *logits;            // [n_row, vocab]

@@ -34,12 +34,13 @@ static vf gumbel(const ti_sample_params *p, vi id) {
   return vf_sub(vf_zero(), vf_log(vf_sub(vf_zero(), vf_log(u))));
 }
 
-TI_INLINE vf load_logits(const float *x, int i, int n) {  // -inf behind the end
-  if (i + VL <= n) return vf_load(x + i);
-  return vf_blend(vf_set1(-INFINITY), vf_load_n(x + i, n - i), vi_gt(vi_set1(n - i), vi_iota()));
+TI_INLINE vf load_logits(const float *x, int i, int n) {  // -inf behind the end, and for NaN: a maximum is its second operand where the first is NaN
+  const vf none = vf_set1(-INFINITY);
+  if (i + VL <= n) return vf_max(vf_load(x + i), none);
+  return vf_blend(none, vf_max(vf_load_n(x + i, n - i), none), vi_gt(vi_set1(n - i), vi_iota()));
 }
 
-static float max_of(const float *x, int n) {  // NaN is passed over; -inf when there is nothing else
+static float max_of(const float *x, int n) {  // -inf when there is no number
   vf top = vf_set1(-INFINITY);
   for (int i = 0; i < n; i += VL) top = vf_max(load_logits(x, i, n), top);
   return vf_hmax(top);
@@ -203,7 +204,7 @@ static float logprob_of(float x, double lse) { return x > -INFINITY ? (float)((d
 
 static int rank_of(const float *x, int n, int target) {  // 1 + how many are better: larger, or equal with a lower id
   int rank = 1;
-  const vf v = vf_set1(x[target]);
+  const vf v = vf_max(vf_set1(x[target]), vf_set1(-INFINITY));
   for (int i = 0; i < n; i += VL) {
     const vf y = load_logits(x, i, n);
     unsigned better = vm_bits(vf_gt(y, v)), same = vm_bits(vf_eq(y, v));

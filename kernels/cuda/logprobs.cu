@@ -3,7 +3,7 @@
 //
 //   the maximum, and how many beat the target | the sum of exp, and level 1 of .. | the 20th key (row_search.cuh) | gather, order 20 by counting
 //
-// Ties at the 20th key: the lower ids. Blocks hold ascending ids, so a block's share of the ties follows from the counts of the blocks before it.
+// NaN is -inf to the maximum, the sum and the rank, and is left out of the list. Ties at the 20th key: the lower ids. Blocks hold ascending ids, so a block's share of the ties follows from the counts of the blocks before it.
 #include "kernels/cuda/row_search.cuh"
 
 extern "C" {
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) logprobs_kernel(ti_logprob_arg
   const int r = (int)blockIdx.y, n = a.vocab, tid = (int)threadIdx.x, target = a.target[r];
   const float *x = a.logits + r * ld;
   const row_part part = row_share(x, n, ti_cluster_rank(), gridDim.x);
-  const float xt = target >= 0 ? x[target] : CUDART_INF_F;
+  const float xt = target >= 0 ? fmaxf(x[target], -CUDART_INF_F) : CUDART_INF_F;  // the larger of NaN and a number is the number
   float max = -CUDART_INF_F;
   uint32_t better = 0;
 #pragma unroll 1
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) logprobs_kernel(ti_logprob_arg
     row_load_batch(part, g, ROW_THREADS, f);
 #pragma unroll
     for (int j = 0; j < ROW_BATCH * 4; j++) {
-      const float y = f[j / 4][j % 4];
+      const float y = fmaxf(f[j / 4][j % 4], -CUDART_INF_F);
       const int id = part.first + (g + j / 4 * ROW_THREADS) * 4 + j % 4;
       max = fmaxf(max, y);
       better += y > xt || (y == xt && id >= part.begin && id < min(target, part.end));

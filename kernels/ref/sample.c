@@ -28,12 +28,14 @@ ti_status ref_penalties(ti_dev *d, const ti_penalty_args *a) {
   return TI_OK;
 }
 
+static float number(float x) { return isnan(x) ? -INFINITY : x; }
+
 static double log_sum_exp(const float *x, int n) {
   float max = -INFINITY;
   double sum = 0.0;
   for (int i = 0; i < n; i++) max = fmaxf(max, x[i]);
   if (!(max > -INFINITY)) return -INFINITY;
-  for (int i = 0; i < n; i++) sum += exp((double)x[i] - (double)max);
+  for (int i = 0; i < n; i++) sum += exp((double)number(x[i]) - (double)max);
   return (double)max + log(sum);
 }
 
@@ -68,8 +70,9 @@ ti_status ref_logprobs(ti_dev *d, const ti_logprob_args *a) {
     a->rank[r] = 0;
     if (target >= 0) {
       int rank = 1;
-      for (int i = 0; i < a->vocab; i++) rank += x[i] > x[target] || (x[i] == x[target] && i < target);
-      a->logprob[r] = logprob_of(x[target], lse);
+      const float mine = number(x[target]);
+      for (int i = 0; i < a->vocab; i++) rank += number(x[i]) > mine || (number(x[i]) == mine && i < target);
+      a->logprob[r] = logprob_of(mine, lse);
       a->rank[r] = rank;
     }
     if (a->top_id) top_of(x, a->vocab, lse, a->top_id + (int64_t)r * TI_TOP_LOGPROBS, a->top_logprob + (int64_t)r * TI_TOP_LOGPROBS);

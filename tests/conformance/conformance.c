@@ -55,7 +55,23 @@ cf_dev *cf_open_as(const ti_kernels *k, ti_act_quant q, int threads, bool determ
   return d;
 }
 
+// Memory checkers of the host and of the device see for themselves what lies outside.
+static size_t guard_of(const cf_dev *d) {
+  const char *no = getenv("TI_CONFORMANCE_GUARD");
+  return d->k->async && !(no && strcmp(no, "0") == 0) ? CF_GUARD : 0;
+}
+
+static void check_guard(cf_dev *d, int i) {
+  uint8_t after[CF_GUARD];
+  const size_t guard = guard_of(d);
+  if (!guard) return;
+  cf_down(d, after, (const char *)d->device[i] + d->device_bytes[i], guard);
+  for (size_t b = 0; b < guard; b++)
+    cr_assert(after[b] == 0xff, "%s: byte %zu behind the %zu of allocation %d was written", d->k->name, b, d->device_bytes[i], i);
+}
+
 void cf_reset(cf_dev *d) {
+  for (int i = 0; i < d->n_device; i++) check_guard(d, i);
   for (int i = 0; i < d->n_device; i++) d->k->free(d->d, d->device[i]);
   for (int i = 0; i < d->n_host; i++) free(d->host[i]);
   d->n_device = d->n_host = 0;
@@ -65,6 +81,7 @@ void cf_close(cf_dev *d) {
   cf_reset(d);
   d->k->close(d->d);
   free(d->device);
+  free(d->device_bytes);
   free(d->host);
   free(d);
 }
@@ -87,11 +104,17 @@ void *cf_host(cf_dev *d, size_t bytes) {
 void cf_put(cf_dev *d, void *dst, const void *host, size_t bytes) { cf_ok(d, "upload", d->k->upload(d->d, dst, host, bytes)); }
 
 void *cf_up(cf_dev *d, const void *host, size_t bytes) {
-  void *p = d->k->alloc(d->d, bytes ? bytes : 1);
+  static const uint8_t nan[CF_GUARD] = {[0 ... CF_GUARD - 1] = 0xff};  // in fp32, bf16 and e4m3
+  const size_t guard = guard_of(d);
+  void *p = d->k->alloc(d->d, bytes + guard ? bytes + guard : 1);
   cr_assert(p, "%s: alloc(%zu)", d->k->name, bytes);
   cr_assert_eq((uintptr_t)p % 64, 0, "%s: alloc is not 64-byte aligned", d->k->name);
+  d->device_bytes = realloc(d->device_bytes, ((size_t)d->n_device + 1) * sizeof *d->device_bytes);
+  cr_assert(d->device_bytes);
+  d->device_bytes[d->n_device] = bytes;
   keep(&d->device, &d->n_device, p);
   cf_put(d, p, host, bytes);
+  if (guard) cf_put(d, (char *)p + bytes, nan, guard);
   return p;
 }
 

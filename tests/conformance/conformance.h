@@ -25,9 +25,11 @@ typedef struct cf_dev {
   const ti_kernels *k;
   ti_dev *d;
   void **device, **host;
+  size_t *device_bytes;  // as asked for: on a device with memory of its own CF_GUARD bytes of NaN lie behind
   int n_device, n_host;
   bool bf16;  // what cf_floats gives is representable in bf16; set by cf_open where activations are
 } cf_dev;
+#define CF_GUARD 4096   // what is read there shows in results, what is written there when the memory is freed; none with TI_CONFORMANCE_GUARD=0
 #define CF_MAX_ROW 160  // what cf_open reserves
 #define CF_MAX_K 4096
 #define CF_MAX_VOCAB 50258

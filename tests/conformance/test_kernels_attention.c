@@ -109,6 +109,46 @@ Test(attention, a_row_without_kv_gives_zeros) {
   }
 }
 
+// Contexts that end before, at and behind the edges of pages (16), spans (128) and chunks (512), attended by one row, by a draft's and by a prompt's;
+// the first row of a sequence has a context of 1.
+Test(attention, contexts_at_the_edges_of_pages_spans_and_chunks) {
+  static const int contexts[] = {1, 15, 16, 17, 127, 128, 129, 511, 512, 513, 1024, 1025}, rows[] = {1, 5, 127, 129};
+  enum { N = sizeof contexts / sizeof *contexts };
+  CF_EACH_BACKEND(k) {
+    for (int r = 0; r < 4; r++) {
+      for (int i = 0; i < N; i++) {
+        const int past = contexts[i] - rows[r];
+        if ((past < 0 && i > 0) || (rows[r] > 5 && contexts[i] != 129 && contexts[i] != 513)) continue;  // fp64 takes its time
+        const cf_seq one = {.id = 3 + i, .past = past > 0 ? past : 0, .rows = rows[r]};
+        cf_case c = gqa;
+        c.seq = &one;
+        c.n_seq = 1;
+        if (contexts[i] == 513) c.n_head = 8;  // a group of four
+        check_all_types(k, "attention at an edge", c);
+      }
+    }
+  }
+}
+
+Test(attention, a_context_of_131072) {
+  static const cf_seq far[] = {{.id = 5, .past = 131070, .rows = 2}, {.id = 6, .past = 0, .rows = 1}};
+  CF_EACH_BACKEND(k) {
+    cf_case c = gqa;
+    c.seq = far;
+    c.n_seq = 2;
+    c.n_kv_head = 1;
+    c.n_head = 1;
+    c.page_tokens = 64;
+    if (!has_op(k, &c)) continue;
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 2);
+    for (int t = 1; t < 3; t++, cf_reset(d)) {
+      c.dtype = kv_dtypes[t];
+      cf_case_check(d, "attention over 131,072 places", &c);
+    }
+    cf_close(d);
+  }
+}
+
 // ---- the determinism contract ----
 
 static size_t row_bytes(const cf_case *c) { return (size_t)(c->n_head * cf_case_value_dim(c)) * sizeof(float); }

@@ -78,6 +78,7 @@ static void logprobs_once(cf_dev *d, int vocab, int n_row) {
   float *x = cf_floats(d, (size_t)(n_row * ld), (uint64_t)vocab, 4.0f);
   int32_t *target = cf_ints(d, (size_t)n_row, 5, vocab);
   target[0] = -1;
+  for (int i = 0; i < n_row * ld; i++) x[i] = i % ld < vocab ? x[i] : 1e30f;  // between rows: not to be read
   for (int i = 0; i < vocab; i += 3) x[(n_row - 1) * ld + i] = 1.0f;  // ties by the dozen in the last row
   if (vocab > 8) x[(n_row - 1) * ld + 7] = -INFINITY;
   const size_t n = (size_t)n_row, n_top = n * TI_TOP_LOGPROBS;
@@ -150,6 +151,66 @@ Test(logprobs, the_top_list_may_be_left_out) {
     cf_ok(d, "logprobs", k->logprobs(d->d, &a));
     const double want = 2.0 - log(exp(1.0) + exp(2.0) + exp(3.0));
     cf_close_to(d, "log-probability", CF_LOGPROB, cf_down_f32(d, a.logprob, 1), &want, NULL, 1);
+    cf_close(d);
+  }
+}
+
+typedef struct logprob_results {
+  float *logprob, *top;
+  int32_t *rank, *top_id;
+} logprob_results;
+
+static logprob_results logprobs_of(cf_dev *d, const float *x, const int32_t *target, int n_row, int vocab) {
+  const size_t n = (size_t)n_row, n_top = n * TI_TOP_LOGPROBS;
+  const ti_logprob_args a = {.logits = cf_up(d, x, n * (size_t)vocab * 4),
+                             .target = cf_up(d, target, n * 4),
+                             .logprob = cf_out_f32(d, n),
+                             .rank = cf_up(d, target, n * 4),
+                             .top_id = cf_up(d, cf_host(d, n_top * 4), n_top * 4),
+                             .top_logprob = cf_out_f32(d, n_top),
+                             .n_row = n_row,
+                             .vocab = vocab};
+  cf_ok(d, "logprobs", d->k->logprobs(d->d, &a));
+  logprob_results r = {cf_down_f32(d, a.logprob, n), cf_down_f32(d, a.top_logprob, n_top), cf_host(d, n * 4), cf_host(d, n_top * 4)};
+  cf_down(d, r.rank, a.rank, n * 4);
+  cf_down(d, r.top_id, a.top_id, n_top * 4);
+  return r;
+}
+
+// Some ids of each row NaN (all of the last row), against the same ids -inf.
+static float *with_nan(cf_dev *d, int n_row, int n, float **plain_x) {
+  float *x = cf_floats(d, (size_t)(n_row * n), (uint64_t)n + 3, 4.0f);
+  *plain_x = cf_host(d, (size_t)(n_row * n) * 4);
+  for (int i = 0; i < n_row * n; i++) {
+    const bool nan = i % 5 == 1 || i % 11 == 0 || i / n == n_row - 1;
+    if (i % 13 == 2) x[i] = -INFINITY;
+    (*plain_x)[i] = nan ? -INFINITY : x[i];
+    if (nan) x[i] = i % 2 ? NAN : -NAN;
+  }
+  return x;
+}
+
+Test(logprobs, nan_counts_as_nothing) {
+  static const int vocabs[] = {9, 129, 1000, 50257};
+  enum { ROWS = 6 };
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, logprobs)
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 3);
+    for (int v = 0; v < 4; v++, cf_reset(d)) {
+      const int n = vocabs[v];
+      float *plain_x, *x = with_nan(d, ROWS, n, &plain_x);
+      const int32_t target[ROWS] = {0, 1, 3, n - 1, -1, 2};  // numbers and NaN
+      const logprob_results got = logprobs_of(d, x, target, ROWS, n), want = logprobs_of(d, plain_x, target, ROWS, n);
+      cf_same_bits(d, "log-probabilities with NaN", got.logprob, want.logprob, ROWS * 4);
+      cf_same_bits(d, "ranks with NaN", got.rank, want.rank, ROWS * 4);
+      for (int i = 0; i < ROWS * TI_TOP_LOGPROBS; i++) {  // -inf may be listed, NaN is not
+        const int r = i / TI_TOP_LOGPROBS;
+        const bool number = want.top_id[i] >= 0 && plain_x[r * n + want.top_id[i]] > -INFINITY;
+        if (number) cr_assert(got.top_id[i] == want.top_id[i] && got.top[i] == want.top[i], "%s: place %d lists id %d", k->name, i, got.top_id[i]);
+        cr_assert(got.top_id[i] < 0 || !(x[r * n + got.top_id[i]] != x[r * n + got.top_id[i]]), "%s: NaN is listed", k->name);
+        if (!number) cr_assert(got.top[i] == -INFINITY, "%s: place %d has %g", k->name, i, (double)got.top[i]);
+      }
+    }
     cf_close(d);
   }
 }
@@ -291,6 +352,33 @@ Test(sample, filters_and_draws_are_those_of_a_sort) {
       }
       cf_close(d);
     }
+  }
+}
+
+Test(sample, nan_counts_as_nothing) {
+  static const float forms[][4] = {{0, 0, 1, 0}, {1, 0, 1, 0}, {1, 7, 1, 0}, {0.7f, 0, 0.9f, 0}, {1, 40, 0.95f, 0.05f}};
+  static const int vocabs[] = {9, 1000, 50257};
+  enum { ROWS = 6 };
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, sample)
+    cf_dev *d = cf_open(k, TI_ACT_NONE, 3);
+    for (int i = 0; i < 15; i++, cf_reset(d)) {
+      const float *f = forms[i / 3];
+      const int n = vocabs[i % 3];
+      float *plain_x, *x = with_nan(d, ROWS, n, &plain_x), *got_value, *want_value;
+      ti_sample_params p[ROWS];
+      for (int r = 0; r < ROWS; r++) {
+        p[r] = plain;
+        p[r].temperature = f[0], p[r].top_k = (int32_t)f[1], p[r].top_p = f[2], p[r].min_p = f[3];
+        p[r].seed = 99 * (uint64_t)(r + 1);
+      }
+      const int32_t *got = draw(d, x, p, ROWS, n, 0, &got_value), *want = draw(d, plain_x, p, ROWS, n, 0, &want_value);
+      cf_same_bits(d, "choices with NaN", got, want, ROWS * 4);
+      cf_same_bits(d, "their values", got_value, want_value, ROWS * 4);
+      cr_assert(got[ROWS - 1] == 0 && got_value[ROWS - 1] == -INFINITY, "%s: a row of NaN gives id %d, value %g", k->name, got[ROWS - 1],
+                (double)got_value[ROWS - 1]);
+    }
+    cf_close(d);
   }
 }
 

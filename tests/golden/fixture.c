@@ -42,11 +42,11 @@ const ti_kernels *fixture_backend(const char *name) {
 }
 
 ti_engine *fixture_engine(const fixture *f, const engine_spec *s) {
-  const ti_kernels *k = fixture_backend(s->backend);
+  const ti_kernels *k = s->kernels ? s->kernels : fixture_backend(s->backend);
   if (!k) return fprintf(stderr, "no backend %s here\n", s->backend), NULL;
   const ti_engine_config c = {.model = &f->cfg, .ckpt = f->ckpt, .kernels = k, .dev = {.threads = s->threads ? s->threads : 1, .deterministic = !s->relaxed, .act_quant = s->fp8 ? TI_ACT_FP8 : s->act_quant},
                               .mesh = s->mesh, .worker = s->worker, .tp = s->tp, .world = s->world, .max_num_seqs = s->max_seqs, .max_num_batched_tokens = s->max_rows,
-                              .max_model_len = s->max_len, .page_tokens = s->page_tokens, .kv_dtype = k->act, .kv_bytes = 96u << 20, .eager = s->eager, .quantize_fp8 = s->fp8, .mtp = s->mtp, .deterministic = !s->relaxed,
+                              .max_model_len = s->max_len, .page_tokens = s->page_tokens, .kv_dtype = s->kv_bf16 ? TI_BF16 : k->act, .kv_bytes = 96u << 20, .eager = s->eager, .quantize_fp8 = s->fp8, .mtp = s->mtp, .deterministic = !s->relaxed,
                               .overlap = s->overlap, .n_redundant = s->n_redundant, .drafter = s->drafter, .tap = s->tap, .tap_arg = s->tap_arg};
   ti_error err = {0};
   ti_engine *e = NULL;

@@ -14,11 +14,12 @@ typedef struct fixture {
 
 typedef struct engine_spec {
   const char *backend;
+  const ti_kernels *kernels;  // NULL: backend's
   ti_mesh mesh;
   int worker;
   ti_coll *tp, *world;
   uint32_t page_tokens, max_rows, max_seqs, max_len;
-  bool mtp, relaxed, eager, fp8;  // relaxed: not deterministic; eager: nothing is recorded; fp8: weights and activations
+  bool mtp, relaxed, eager, fp8, kv_bf16;  // relaxed: not deterministic; eager: nothing is recorded; fp8: weights and activations
   int overlap, threads, n_redundant;
   const ti_drafter *drafter;
   ti_act_quant act_quant;

@@ -16,8 +16,9 @@
 
 #define ROUTE_TOL 1e-5
 
-// Bounds by the backend's activations. With bf16, KV included, only what the arithmetic promises can be compared in bits: the same rows in other batches,
-// recorded or not. How a prompt is cut into chunks decides which attention kernel sees a row.
+// Bounds by the backend's activations; with bf16 a gross one on hidden states, which hidden_bf16.c checks number by number. With bf16, KV included, only
+// what the arithmetic promises can be compared in bits: the same rows in other batches, recorded or not. How a prompt is cut into chunks decides which
+// attention kernel sees a row.
 typedef struct bounds {
   double hidden, margin, nll;  // worst of a story, a token
   bool exact;                  // bits do not depend on the cut of a prompt

@@ -1,9 +1,9 @@
 // conformance.gpu: runs the suite on one backend.
 //
-//   conformance.gpu [-jN] [--in-process] [--backend NAME] [FILTER ..]     FILTER: part of "suite.test"; any of them
+//   conformance.gpu [-jN] [--in-process] [--list] [--backend NAME] [FILTER ..]     FILTER: part of "suite.test"; any of them
 //
 // Each test runs in a child (a CUDA context of its own; a crash or a hang costs that test alone), N at a time; --in-process runs them one by one
-// here. Exit status: 0 all passed, 1 some failed, 77 the backend is not on this host.
+// here; --list prints their names. Exit status: 0 all passed, 1 some failed, 77 the backend is not on this host.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -95,13 +95,19 @@ static pid_t start(plain_test *t) {
 
 int main(int argc, char **argv) {
   int max_jobs = 8, n_job = 0, n_failed = 0, n = 0, at = 1;
+  bool list = false;
   job jobs[MAX_JOBS];
   for (; at < argc && argv[at][0] == '-'; at++) {
     if (strncmp(argv[at], "-j", 2) == 0) max_jobs = (int)strtol(argv[at] + 2, NULL, 10);
     if (strcmp(argv[at], "--in-process") == 0) in_process = true;
+    if (strcmp(argv[at], "--list") == 0) list = true;
     if (strcmp(argv[at], "--backend") == 0 && at + 1 < argc) setenv("TI_CONFORMANCE_BACKEND", argv[++at], 1);
   }
   if (max_jobs < 1 || max_jobs > MAX_JOBS) max_jobs = 1;
+  for (const plain_test *t = tests; list && t; t = t->next) {
+    if (wanted(t, argv + at, argc - at)) printf("%s.%s\n", t->suite, t->name);
+  }
+  if (list) return 0;
   const char *backend = getenv("TI_CONFORMANCE_BACKEND");
   pid_t pid = fork();  // CUDA must not be touched before the tests fork
   if (pid == 0) _exit(backend && !ti_kernels_find(backend) ? 77 : 0);
