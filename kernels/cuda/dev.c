@@ -48,10 +48,6 @@ static ti_status check_device(int index, ti_error *err) {
   ti_cuda_device p;
   if (ti_cuda_describe(index, &p) != 0)
     return ti_error_set(err, TI_ERR_INTERNAL, "cuda device %d: %s", index, cudaGetErrorString(cudaGetLastError()));
-  if (p.major != 9)
-    return ti_error_set(err, TI_ERR_UNSUPPORTED,
-                        "cuda device %d: %s has compute capability %d.%d; the kernels of this build are for 9.0 (H100, H200)", index, p.name, p.major,
-                        p.minor);
   return TI_OK;
 }
 
@@ -202,9 +198,8 @@ ti_status ti_cuda_graph_end(ti_dev *d, ti_dev_graph **out, ti_error *err) {
 ti_status ti_cuda_graph_launch(ti_dev *d, ti_dev_graph *g) {
   ti_cuda_use(d);
   d->last_op = "graph";
-  const ti_status st = ti_cuda_result(d, "graph", cudaGraphLaunch(g->exec, d->stream));
-  if (st == TI_OK && g->spans) ti_cuda_spans_launched(d, g->spans);
-  return st;
+  const ti_status st = g->spans ? ti_cuda_spans_launch(d, g->spans) : TI_OK;
+  return st ? st : ti_cuda_result(d, "graph", cudaGraphLaunch(g->exec, d->stream));
 }
 
 void ti_cuda_graph_free(ti_dev *d, ti_dev_graph *g) {
