@@ -63,6 +63,7 @@ static void sum_step(const ti_trace_summary *s, ti_trace_steps *t, const ti_trac
   }
   for (size_t i = 0; i < n_cost; i++) {
     ti_trace_piece *p = piece_of(s, t, c[i].kind);
+    if (!p->n) continue;  // what another piece did
     p->bytes += c[i].bytes;
     p->flops += c[i].flops;
     p->limit_us += c[i].limit_us;
@@ -131,6 +132,7 @@ void ti_trace_print_steps(const ti_trace_summary *s, FILE *to) {
             t->rows == 1 ? "" : "s", (unsigned long long)t->n_step, "piece", "count", "us", "gap us", "share", "MB", "GFLOP", "limit us", "of it");
     for (int k = 0; k < t->n_piece; k++) {
       const ti_trace_piece *p = &t->piece[k];
+      if (!p->n) continue;
       print_row(to, p->name, (double)p->n / n, p->us / n, p->gap_us / n, p->bytes / n, p->flops / n, p->limit_us / n, whole);
       sum.n += p->n;
       sum.us += p->us;

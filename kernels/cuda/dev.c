@@ -59,7 +59,6 @@ ti_status ti_cuda_open(const ti_dev_options *o, ti_dev **out, ti_error *err) {
   d->index = o->index;
   d->act_quant = o->act_quant;
   d->deterministic = o->deterministic;
-  d->pdl = true;
   int l2 = 0;
   cudaError_t e = cudaSetDevice(d->index);
   if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
@@ -74,6 +73,9 @@ ti_status ti_cuda_open(const ti_dev_options *o, ti_dev **out, ti_error *err) {
     goto err_close;
   }
   d->l2_bytes = (size_t)l2;
+  d->pdl = d->major >= 9;
+  if (d->major < 9)
+    ti_log_warn("cuda: device %d is of compute capability %d.%d: plain kernels and cuBLASLt, which its authors have not run on one", d->index, d->major, d->minor);
   st = ti_cuda_stage_init(d);
   if (st != TI_OK) {
     st = ti_error_set(err, st, "cuda device %d: no page-locked host memory for transfers", d->index);
@@ -148,8 +150,9 @@ ti_status ti_cuda_need_scratch(ti_dev *d, size_t bytes) {
 }
 
 ti_status ti_cuda_reserve(ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab) {
-  if (vocab > TI_CUDA_MAX_VOCAB) {
-    snprintf(d->last_error, sizeof d->last_error, "a vocabulary of %d ids: sampling takes at most %d", vocab, TI_CUDA_MAX_VOCAB);
+  const int most = d->major < 9 ? TI_CUDA_MAX_BLOCK_VOCAB : TI_CUDA_MAX_VOCAB;
+  if (vocab > most) {
+    snprintf(d->last_error, sizeof d->last_error, "a vocabulary of %d ids: sampling takes at most %d", vocab, most);
     return TI_ERR_UNSUPPORTED;
   }
   return ti_cuda_need_scratch(d, ti_cuda_ops_scratch(d, max_row, max_k, max_head, vocab));

@@ -8,7 +8,7 @@ extern "C" {
 #include "kernels/cuda/probe.h"
 }
 
-extern "C" int ti_cuda_supports(int major, int minor) { return major == 9; }
+extern "C" int ti_cuda_supports(int major, int minor) { return major == 8 || (major == 9 && minor == 0); }
 
 static void say_driver(char *why, size_t size) {
   int has = 0;
@@ -36,7 +36,7 @@ extern "C" int ti_cuda_count(char *why, size_t size) {
     if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i) == cudaSuccess &&
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i) == cudaSuccess && ti_cuda_supports(major, minor))
       continue;
-    snprintf(why, size, "GPU %d has compute capability %d.%d, and this build's kernels are for 9.0 (H100, H200); CUDA_VISIBLE_DEVICES can hide it", i,
+    snprintf(why, size, "GPU %d has compute capability %d.%d, and this build's kernels are for 8.x and 9.0; CUDA_VISIBLE_DEVICES can hide it", i,
              major, minor);
     return 0;
   }

@@ -21,8 +21,8 @@
 
 enum { MARKS = 16384, MAX_DEPTH = 8, MANY_STAMPS = 2048 };
 #define REBASE_NS 200000000u
-#define CALIBRATE_NS 1000000u  // one that takes longer is given up, and
-#define CLOSE_NS 100000u       // one that took longer is no better than the one before
+#define GIVE_UP_NS 200000000u  // the first kernel of a device that many use may take long
+#define CLOSE_NS 100000u       // a new base that took longer is no better than the old one
 
 typedef struct mark {
   const char *name;  // NULL: the innermost span ends
@@ -62,22 +62,25 @@ struct ti_cuda_spans {
   uint64_t *clock;  // page-locked
   bool failed;
   double base_ns, base_clock;
+  uint64_t base_took;
 };
 
 // ---- set-up ----
 
-static bool calibrate(struct ti_cuda_spans *s) {
+// Takes the new base unless it took longer than `most`.
+static bool calibrate(struct ti_cuda_spans *s, uint64_t most) {
   volatile uint64_t *const clock = s->clock;
   *clock = 0;
   const uint64_t t0 = ti_mono_ns();
   if (ti_cuda_stamp_host(s->clock_stream, s->clock) != cudaSuccess) return false;
   while (*clock == 0)
-    if (ti_mono_ns() - t0 > CALIBRATE_NS) {
+    if (ti_mono_ns() - t0 > GIVE_UP_NS) {
       (void)cudaStreamSynchronize(s->clock_stream);  // it is to write no later
       return false;
     }
   const uint64_t t1 = ti_mono_ns();
-  if (s->base_ns && t1 - t0 > CLOSE_NS) return false;
+  if (t1 - t0 > most) return false;
+  s->base_took = t1 - t0;
   s->base_ns = (double)t0 + (double)(t1 - t0) / 2;
   s->base_clock = (double)*clock;
   return true;
@@ -101,7 +104,7 @@ static bool arm(ti_dev *d, struct ti_cuda_spans *s) {
   s->clock = clock;
   ok = ok && cudaStreamCreateWithFlags(&s->clock_stream, cudaStreamNonBlocking) == cudaSuccess;
   ok = ok && cudaEventCreateWithFlags(&s->copy_done, cudaEventDisableTiming) == cudaSuccess;
-  for (int i = 0; i < 3 && ok; i++) (void)calibrate(s);  // the first ones are slow
+  for (int i = 0; i < 5 && ok; i++) ok = calibrate(s, i ? s->base_took : GIVE_UP_NS) || s->base_ns;  // the first ones are slow
   s->failed = !ok || !s->base_ns;
   if (s->failed) ti_log_warn("cuda: device %d: no memory or clock for the timeline: its spans are missing", d->index);
   (void)cudaGetLastError();
@@ -140,7 +143,7 @@ static ti_status stamp(ti_dev *d, struct ti_cuda_spans *s, uint32_t *at) {
     *at = *n - 1;
     return TI_OK;
   }
-  const ti_status st = ti_cuda_result(d, "span", ti_cuda_stamp(d->stream, s->ring, *n, s->recording != NULL));
+  const ti_status st = ti_cuda_result(d, "span", ti_cuda_stamp(d->stream, s->ring, *n, s->recording != NULL, d->pdl));
   if (st != TI_OK) return st;
   *at = (*n)++;
   if (d->last_op != s->said) snprintf(s->said, sizeof s->said, "%s", d->last_op ? d->last_op : "none");
@@ -289,6 +292,6 @@ int ti_cuda_spans(ti_dev *d, ti_dev_span *out, int cap) {
     const mark *b = &s->begun[--s->n_begun];
     if (!overwritten(s, b->at)) out[n++] = (ti_dev_span){b->name, b->layer, host_ns(s, b->at), host_ns(s, m->at), b->step};
   }
-  if ((double)ti_mono_ns() - s->base_ns > REBASE_NS) (void)calibrate(s);
+  if ((double)ti_mono_ns() - s->base_ns > REBASE_NS) (void)calibrate(s, CLOSE_NS);
   return n;
 }

@@ -25,7 +25,7 @@ static __global__ void base_kernel(ti_stamps *ring, uint32_t base) { ring->base 
 
 static __global__ void host_kernel(volatile uint64_t *host) { *host = global_ns(); }
 
-extern "C" cudaError_t ti_cuda_stamp(cudaStream_t s, ti_stamps *ring, uint32_t i, int in_graph) {
+extern "C" cudaError_t ti_cuda_stamp(cudaStream_t s, ti_stamps *ring, uint32_t i, int in_graph, int overlap) {
   cudaLaunchAttribute attr = {};
   attr.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attr.val.programmaticStreamSerializationAllowed = 1;
@@ -33,7 +33,7 @@ extern "C" cudaError_t ti_cuda_stamp(cudaStream_t s, ti_stamps *ring, uint32_t i
   c.gridDim = c.blockDim = dim3(1);
   c.stream = s;
   c.attrs = &attr;
-  c.numAttrs = 1;
+  c.numAttrs = overlap ? 1 : 0;
   return cudaLaunchKernelEx(&c, stamp_kernel, ring, i, in_graph != 0);
 }
 

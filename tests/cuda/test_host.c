@@ -62,8 +62,8 @@ Test(errors, of_the_device_are_kept_with_the_last_op) {
   cr_assert_eq(ti_cuda_result(&d, "step", cudaSuccess), TI_OK);
 }
 
-Test(probe, kernels_are_for_hopper) {
-  cr_assert(ti_cuda_supports(9, 0));
+Test(probe, kernels_are_for_ampere_ada_and_hopper) {
+  cr_assert(ti_cuda_supports(9, 0) && ti_cuda_supports(8, 0) && ti_cuda_supports(8, 9));
   cr_assert(!ti_cuda_supports(7, 5) && !ti_cuda_supports(10, 0) && !ti_cuda_supports(12, 0));
 }
 
