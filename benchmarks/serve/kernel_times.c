@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUFFER = 8 << 20, KINDS = 64, WARM = 8 };
+enum { BUFFER = 8 << 20, KINDS = 64, WARM = 8, LEAST = 16 };  // LEAST: kernels of a graph; ops launched alone have one or two
 
 typedef struct record {
   uint64_t begin, end;
@@ -42,7 +42,7 @@ static void CUPTIAPI complete(CUcontext c, uint32_t stream, uint8_t *buffer, siz
   CUpti_Activity *a = NULL;
   while (cuptiActivityGetNextRecord(buffer, valid, &a) == CUPTI_SUCCESS) {
     const CUpti_ActivityKernel10 *k = (const CUpti_ActivityKernel10 *)a;
-    if (a->kind != CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL || k->graphNodeId == 0) continue;
+    if (a->kind != CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) continue;
     if (n_record == cap_record) {
       cap_record = cap_record ? 2 * cap_record : 1 << 16;
       records = realloc(records, cap_record * sizeof *records);
@@ -84,14 +84,17 @@ static void add(kind *v, int *n, const record *r, const record *before) {
 static void print(void) {
   static kind v[KINDS];
   int n = 0;
-  size_t last = n_record, n_step = 0, n_seen = 0;
+  size_t n_kernel = 0, n_step = 0, n_seen = 0;
   double idle = 0, alone = 0;
   cuptiActivityFlushAll(1);
   qsort(records, n_record, sizeof *records, by_launch);
-  while (last > 0 && records[last - 1].launch == records[n_record - 1].launch) last--;
   for (size_t i = 0, end; i < n_record; i = end) {
     for (end = i; end < n_record && records[end].launch == records[i].launch;) end++;
-    if (end - i != n_record - last || n_seen++ < WARM) continue;
+    if (end - i >= LEAST) n_kernel = end - i;
+  }
+  for (size_t i = 0, end; i < n_record; i = end) {
+    for (end = i; end < n_record && records[end].launch == records[i].launch;) end++;
+    if (end - i < LEAST || end - i != n_kernel || n_seen++ < WARM) continue;
     n_step++;
     for (size_t k = i; k < end; k++) add(v, &n, &records[k], k > i ? &records[k - 1] : NULL);
   }
@@ -110,7 +113,7 @@ static void print(void) {
     idle += v[i].idle * us;
     alone += v[i].alone * us;
   }
-  fprintf(stderr, "%-28s %7s %6.1f %9s %9s %7.1f %9.1f: %.1f in all\n", "the step", "", (double)(n_record - last), "", "", idle, alone, idle + alone);
+  fprintf(stderr, "%-28s %7s %6.1f %9s %9s %7.1f %9.1f: %.1f in all\n", "the step", "", (double)n_kernel, "", "", idle, alone, idle + alone);
 }
 
 __attribute__((visibility("default"))) int InitializeInjection(void);

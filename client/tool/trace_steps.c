@@ -117,6 +117,7 @@ void ti_trace_plain_steps(ti_trace_summary *s, const ti_trace_host_step *v, size
 }
 
 static void print_row(FILE *to, const char *name, double count, double us, double gap, double bytes, double flops, double limit, double whole) {
+  if (gap < 0 && gap > -0.05) gap = 0;  // times come rounded
   fprintf(to, "%-18s %6.1f %9.1f %8.1f %6.1f%% %10.2f %9.2f", name, count, us, gap, whole > 0 ? 100 * (us + gap) / whole : 0, bytes * 1e-6,
           flops * 1e-9);
   if (limit > 0 && us > 0) fprintf(to, " %9.1f %6.0f%%", limit, 100 * limit / us);

@@ -278,9 +278,11 @@ static void fetch(ti_dev *d, struct ti_cuda_spans *s) {
 
 int ti_cuda_spans(ti_dev *d, ti_dev_span *out, int cap) {
   struct ti_cuda_spans *s = d->spans;
-  if (!s || (s->tail == s->head && !s->in_copy)) return 0;
+  if (!s) return 0;
+  s->fresh = false;  // the host has looked: what comes next may come late
+  if (s->tail == s->head && !s->in_copy) return 0;
   ti_cuda_use(d);
-  if (s->tail == s->head || !copied(s, s->marks[s->tail % MARKS].at)) fetch(d, s);
+  if (s->in_copy || !copied(s, s->marks[(s->head - 1) % MARKS].at)) fetch(d, s);
   int n = 0;
   for (; s->tail != s->head && n < cap; s->tail++) {
     const mark *m = &s->marks[s->tail % MARKS];

@@ -87,6 +87,7 @@ ti_status ti_cuda_wait_event(ti_dev *d, cudaEvent_t e, const char *what) { retur
 
 ti_status ti_cuda_sync(ti_dev *d) {
   ti_cuda_use(d);
+  ti_cuda_spans_cut(d);
   return poll_until(d, query_stream, d->stream, "sync");
 }
 

@@ -10,7 +10,7 @@ import time
 
 from cluster import Cluster, main
 
-MODEL = "random:llama?layers=2&hidden=512&heads=8&kv_heads=2&ffn=1536&vocab=2048"
+MODEL = "random:llama?layers=2&hidden=512&heads=8&kv_heads=2&ffn=1536&vocab=2048&max_position_embeddings=131072"
 PROMPT = [5, 6, 7, 8] * 4
 FAULT = os.environ.get("TITAN_GPU_FAULT")
 GPU = ["--device", "cuda", "--gpu-memory-utilization", "0.3"]
@@ -43,8 +43,8 @@ def another_library_in_its_place_is_a_warning():
     return serves({"TITAN_CUBLASLT": "libm.so.6"}, "has no cublasLt")
 
 
-def refused(*words, flags):
-    c = Cluster(1, model=MODEL, flags=flags)
+def refused(*words, model, share):
+    c = Cluster(1, model=model, flags=["--device", "cuda", "--gpu-memory-utilization", share])
     try:
         c.launch()
         code = c.wait(60)
@@ -59,18 +59,18 @@ def refused(*words, flags):
 
 
 def too_little_memory_for_the_weights_says_what_would_fit():
-    return refused("weights take", "would fit", flags=["--device", "cuda", "--gpu-memory-utilization", "0.0001"])
+    return refused("weights take", "would fit", model="random:llama3-8b", share="0.02")
 
 
 def too_little_memory_for_the_cache_says_what_would_fit():
-    return refused("would fit", flags=["--device", "cuda", "--gpu-memory-utilization", "0.3", "--max-model-len", "100000000"])
+    return refused("KV cache", "would fit", model="random:llama3-8b?layers=4&max_position_embeddings=131072", share="0.04")
 
 
 def a_fault_in_mid_step_ends_the_rank_and_everybody_hears_of_it():
     with tempfile.TemporaryDirectory() as d:
         trigger = os.path.join(d, "now")
         with Cluster(1, model=MODEL, flags=GPU, env={"CUDA_INJECTION64_PATH": FAULT, "TITAN_TEST_FAULT": trigger}) as c:
-            s = c.stream({"prompt": PROMPT, "max_tokens": 2000, "ignore_eos": True, "temperature": 0})
+            s = c.stream({"prompt": PROMPT, "max_tokens": 100000, "ignore_eos": True, "temperature": 0})
             events = s.events()
             next(events)
             t0 = time.monotonic()
