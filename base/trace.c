@@ -33,6 +33,9 @@ typedef struct event {
     double value;  // counter
   };
   int32_t tid, layer;
+  struct {  // category "cost"
+    double bytes, flops, limit_us;
+  } cost;
 } event;
 
 typedef struct cell {
@@ -81,6 +84,21 @@ void ti_trace_span(ti_trace *t, int tid, const char *name, const char *cat, uint
   record(t, &e);
 }
 
+static const char cost_cat[] = "cost";  // its address marks the event
+
+void ti_trace_costs(ti_trace *t, int tid, uint64_t t_ns, const ti_trace_cost *c) {
+  if (!t || !isfinite(c->bytes) || !isfinite(c->flops) || !isfinite(c->limit_us)) return;
+  const event e = {.name = c->name,
+                   .cat = cost_cat,
+                   .t0_ns = t_ns,
+                   .t1_ns = t_ns,
+                   .step = c->step,
+                   .tid = tid,
+                   .layer = c->rows,
+                   .cost = {c->bytes, c->flops, c->limit_us}};
+  record(t, &e);
+}
+
 void ti_trace_count(ti_trace *t, const char *name, uint64_t t_ns, double value) {
   if (!t || !isfinite(value)) return;  // JSON has no other numbers
   const event e = {.name = name, .t0_ns = t_ns, .value = value};
@@ -118,6 +136,11 @@ static void format_event(ti_trace *t, const event *e) {
     ti_buf_puts(b, "\"ph\":\"X\",");
   }
   ti_buf_puts(b, "\"args\":{");
+  if (e->cat == cost_cat) {
+    ti_buf_printf(b, "\"step\":%" PRId64 ",\"rows\":%d,\"bytes\":%.17g,\"flops\":%.17g,\"limit_us\":%.17g}}\n", e->step, e->layer, e->cost.bytes,
+                  e->cost.flops, e->cost.limit_us);
+    return;
+  }
   if (e->step >= 0) ti_buf_printf(b, "\"step\":%" PRId64 "%s", e->step, e->layer >= 0 ? "," : "");
   if (e->layer >= 0) ti_buf_printf(b, "\"layer\":%d", e->layer);
   ti_buf_puts(b, "}}\n");

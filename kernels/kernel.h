@@ -415,6 +415,7 @@ typedef struct ti_dev_span {
   const char *name;
   int layer;
   uint64_t begin_ns, end_ns;
+  int64_t step;  // what span_step said
 } ti_dev_span;
 
 // ---- the table ------------------------------------------------------------------------------------------------------------------------------------
@@ -493,13 +494,15 @@ typedef struct ti_kernels {
   void (*graph_free)(ti_dev *d, ti_dev_graph *g);
   // Bytes free on the device, and all of it: for --gpu-memory-utilization.
   ti_status (*memory)(ti_dev *d, size_t *free_bytes, size_t *total_bytes);
-  // Device time of spans: `span_begin` and `span_end` stamp the stream (cheap events, kept in a ring); `spans` gives out those that have finished, in
-  // base/clock.h's monotonic nanoseconds. name: static text.
+  // Device time of spans: `span_begin` and `span_end` stamp the stream; `spans` gives out those that have finished, in base/clock.h's monotonic
+  // nanoseconds, in the order of their ends. name: static text. span_step (below) chooses the steps that are stamped.
   ti_status (*span_begin)(ti_dev *d, const char *name, int layer);
   ti_status (*span_end)(ti_dev *d);
   int (*spans)(ti_dev *d, ti_dev_span *out, int cap);
   // The first failure's text: the op and the driver's word for it; "" when nothing failed. Lives as long as the device.
   const char *(*last_error)(const ti_dev *d);
+  // Spans begun from here on belong to this step; below 0 they are named (to profilers) and not stamped, which costs the device nothing. At first: 0.
+  void (*span_step)(ti_dev *d, int64_t step);
 } ti_kernels;
 
 const ti_kernels *ti_kernels_ref(void);

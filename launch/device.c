@@ -20,14 +20,7 @@ static const char *unsupported(const ti_config *c) {
 // How many GPUs this host has that this build can use.
 static int count(char *why, size_t size) {
 #ifdef TI_HAVE_CUDA
-  const int n = ti_cuda_count(why, size);
-  if (n && !ti_kernels_find("cuda")) {
-    ti_cuda_device d;
-    if (ti_cuda_describe(0, &d)) snprintf(d.name, sizeof d.name, "unnamed"), d.major = d.minor = 0;
-    snprintf(why, size, "this host's GPU (%.60s, sm_%d%d) is too old for this build's kernels, which are for sm_90", d.name, d.major, d.minor);
-    return 0;
-  }
-  return n;
+  return ti_cuda_count(why, size);
 #else
   snprintf(why, size, "this build has no CUDA backend");
   return 0;
@@ -35,7 +28,7 @@ static int count(char *why, size_t size) {
 }
 
 ti_status ti_device_decide(int64_t wanted, const ti_config *c, int64_t *device, char *note, size_t size, ti_error *err) {
-  char why[160] = "";
+  char why[200] = "";
   note[0] = '\0';
   *device = TI_DEVICE_CPU;
   if (wanted == TI_DEVICE_CPU) return TI_OK;
@@ -87,7 +80,7 @@ static void go_near(const char *pci) {
 }
 
 static ti_status find_gpu(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) {
-  char why[160], need[32], have[32], small[32];
+  char why[200];
   ti_cuda_device d;
   const int n = count(why, sizeof why);
   if (n == 0) return ti_error_set(err, TI_ERR_NOTFOUND, "--device cuda: %s; use --device cpu, or start workers on hosts with GPUs only", why);
@@ -100,22 +93,18 @@ static ti_status find_gpu(const ti_settings *j, const ti_device_wants *w, ti_wor
   if (out->sharers > 1)
     ti_log_warn("worker: GPU %d is shared by %d workers of this host, which has %d: each gets its part of --gpu-memory-utilization", out->index,
                 out->sharers, n);
+  const uint64_t quantised = w->weight_bytes - w->linear_bytes + w->linear_bytes / 2;
   const bool fp8 = j->flags.quantization == TI_WEIGHTS_FP8;
-  const uint64_t quantised = w->weight_bytes - w->linear_bytes + w->linear_bytes / 2, bytes = fp8 ? quantised : w->weight_bytes;
-  const uint64_t room = (uint64_t)((double)d.memory_bytes * j->flags.gpu_memory_utilization) / (uint64_t)out->sharers,
-                 least = room < d.free_bytes ? room : d.free_bytes;
-  if (bytes <= least) return TI_OK;
-  const uint64_t ranks = (uint64_t)j->mesh.tp * ((bytes + least - 1) / (least ? least : 1));
-  ti_size_text(bytes, need);
-  ti_size_text(least, have);
-  return ti_error_set(err, TI_ERR_NOMEM,
-                      "GPU %d (%.60s): this worker's weights take %s, and it may use %s (--gpu-memory-utilization %.2f, %d workers on it); "
-                      "--tensor-parallel-size %lu on as many GPUs would fit%s%s%s",
-                      out->index, d.name, need, have, j->flags.gpu_memory_utilization, out->sharers,
-                      (unsigned long)(ranks > (uint64_t)j->mesh.tp ? ranks : 2 * ranks),
-                      !fp8 && quantised <= least ? ", or --quantization fp8, which takes " : "",
-                      !fp8 && quantised <= least ? ti_size_text(quantised, small) : "",
-                      d.free_bytes < room ? ", or an end to the other programs that use this GPU" : "");
+  const ti_device_room room = {.name = d.name,
+                               .index = out->index,
+                               .sharers = out->sharers,
+                               .tp = j->mesh.tp,
+                               .total = d.memory_bytes,
+                               .free = d.free_bytes,
+                               .share = j->flags.gpu_memory_utilization,
+                               .weights = fp8 ? quantised : w->weight_bytes,
+                               .quantised = fp8 ? 0 : quantised};
+  return ti_device_fits(&room, err);
 }
 #endif
 
@@ -130,6 +119,21 @@ static ti_status find_cpu(const ti_settings *j, ti_worker_device *out, ti_error 
     ti_log_warn("worker: plain C kernels%s: against AVX2 a token takes about 9 times as long and a prompt 17 times, with 4-bit weights 13 and 29 times",
                 ti_kernels_cpu() == ti_kernels_ref() ? ", since this processor has no AVX2 with FMA" : "");
   return TI_OK;
+}
+
+ti_status ti_device_fits(const ti_device_room *r, ti_error *err) {
+  char need[32], have[32], small[32];
+  const uint64_t share = (uint64_t)((double)r->total * r->share) / (uint64_t)r->sharers, least = share < r->free ? share : r->free;
+  if (r->weights <= least) return TI_OK;
+  uint64_t tp = (uint64_t)r->tp * 2;
+  while (least && tp < (uint64_t)r->tp << 20 && r->weights > least * (tp / (uint64_t)r->tp)) tp *= 2;
+  const bool fp8 = r->quantised && r->quantised <= least;
+  return ti_error_set(err, TI_ERR_NOMEM,
+                      "GPU %d (%.60s): this worker's weights take %s, and it may use %s (--gpu-memory-utilization %.2f, %d worker%s on it); "
+                      "--tensor-parallel-size %lu on as many GPUs would fit%s%s%s",
+                      r->index, r->name, ti_size_text(r->weights, need), ti_size_text(least, have), r->share, r->sharers, r->sharers == 1 ? "" : "s",
+                      (unsigned long)tp, fp8 ? ", or --quantization fp8, which takes " : "", fp8 ? ti_size_text(r->quantised, small) : "",
+                      r->free < share ? ", or an end to the other programs that use this GPU" : "");
 }
 
 ti_status ti_device_find(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) {

@@ -27,6 +27,16 @@ typedef struct ti_device_wants {
 } ti_device_wants;
 ti_status ti_device_find(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) TI_MUST_CHECK;
 
+// Whether a worker's weights have room on its GPU. TI_ERR_NOMEM: says what they take, what there is, and what would fit.
+typedef struct ti_device_room {
+  const char *name;
+  int index, sharers, tp;       // workers on the GPU; tensor-parallel size so far
+  uint64_t total, free;         // the GPU's bytes
+  double share;                 // --gpu-memory-utilization
+  uint64_t weights, quantised;  // bytes as they will be held; with --quantization fp8, 0 where that is no choice
+} ti_device_room;
+ti_status ti_device_fits(const ti_device_room *r, ti_error *err) TI_MUST_CHECK;
+
 // "0-3,8,10-11" -> set, as Linux lists CPUs. TI_ERR_FORMAT.
 ti_status ti_cpulist_parse(const char *text, cpu_set_t *set) TI_MUST_CHECK;
 

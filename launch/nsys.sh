@@ -28,4 +28,12 @@ exec "$nsys" profile ${TITAN_NSYS_FLAGS---delay 5 --duration 20} --trace cuda,nv
   --output "$out/rank-\$OMPI_COMM_WORLD_RANK" "$serve" "\$@"
 R
 chmod +x "$run"
-TITAN_SERVE=$run "$here/up.sh" --trace "$out/trace.json" "$@"
+TITAN_SERVE=$run "$here/up.sh" --trace "$out/trace.json" "$@" &
+up=$!
+trap 'kill -TERM $up 2>/dev/null || true' TERM INT HUP  # up.sh drains the cluster
+code=0
+while kill -0 $up 2>/dev/null; do
+  code=0
+  wait $up || code=$?
+done
+exit $code

@@ -235,7 +235,7 @@ ti_status ti_engine_submit(ti_engine *e, const ti_step_plan *plan, ti_error *err
   ti_flight *f = &e->flight[index];
   f->t0_ns = ti_mono_ns();
   g->times = (ti_piece_times){0};
-  g->step = (int64_t)plan->step;
+  ti_graph_step(g, (int64_t)plan->step);
   g->padded = plan->form == TI_FORM_DECODE;
   g->n_lane_now = plan->n_micro == 2 && g->n_lane == 2 ? 2 : 1;
   ti_graph_doing(g, "applying a plan");
@@ -250,6 +250,7 @@ ti_status ti_engine_submit(ti_engine *e, const ti_step_plan *plan, ti_error *err
   int n_token = 0;
   for (int i = 0; i < g->n_lane_now; i++) n_token += g->lane[i].batch.n_token;
   if (n_token || g->exchange) st = run_lanes(e, f, plan, err);
+  if (!st) ti_graph_costs_out(g);
   if (!st && (st = g->k->mark(e->dev, index))) ti_error_set(err, st, "marking the step: %s", ti_status_text(st));
   if (!st) e->n_flight++;
   ti_graph_doing(g, "waiting for a plan");

@@ -1,6 +1,7 @@
 // The engine alone, without MPI, HTTP or a coordinator: plans are made here as the coordinator would make them, with tokens that are not known yet.
 //
 //   engine_bench --model random:tinyllama-1.1b [--device auto|cpu|cuda] [--batch 1,64,256] [--input 128] [--output 128] [--prefill 8x2048]
+//   engine_bench .. --batch 1 --trace FILE; titan trace-report FILE     the step table: each piece, its time, its limit
 //
 // Decode: `batch` sequences with prompts of --input tokens draw --output tokens each; what is timed begins WARM steps
 // after the prompts and ends with the first sequence, so that all steps are full. Prefill: N
@@ -21,7 +22,7 @@
 enum { WARM = 16, MAX_BATCH = 1024, FLIGHTS = 2 };
 
 typedef struct options {
-  const char *model, *device, *batch, *prefill, *quantization, *kv;
+  const char *model, *device, *batch, *prefill, *quantization, *kv, *trace;
   uint32_t input, output, budget, page, flight, threads;
   float temperature;
   bool deterministic, eager, busy, calls;
@@ -39,6 +40,7 @@ typedef struct bench {
   ti_checkpoint *ckpt;
   ti_coll *self;
   ti_engine *engine;
+  ti_trace *trace;
   ti_engine_facts f;
   seq seq[MAX_BATCH];
   uint32_t n_seq, next_page, max_pages;
@@ -299,7 +301,7 @@ static int open_engine(bench *b, uint32_t seqs, uint32_t len) {
   const uint64_t each = 2ull * (uint64_t)b->model.n_kv_head * (uint64_t)b->model.head_dim * (uint64_t)b->model.n_layer * (kv == TI_F32 ? 4 : 2) + 64;
   const ti_engine_config cfg = {.model = &b->model,
                                 .ckpt = b->ckpt,
-                                .kernels = watched(k, o->busy),
+                                .kernels = watched(k, o->busy && !b->trace),  // its spans are no pieces
                                 .dev = {.threads = (int)o->threads,
                                         .act_quant = fp8 || b->model.weight_dtype == TI_E4M3 ? TI_ACT_FP8 : TI_ACT_NONE,
                                         .deterministic = o->deterministic},
@@ -314,7 +316,8 @@ static int open_engine(bench *b, uint32_t seqs, uint32_t len) {
                                 .kv_bytes = tokens * each,
                                 .deterministic = o->deterministic,
                                 .quantize_fp8 = fp8,
-                                .eager = o->eager};
+                                .eager = o->eager,
+                                .trace = b->trace};
   ti_error err = {0};
   const uint64_t t0 = ti_mono_ns();
   if (ti_engine_create(&cfg, &b->engine, &err)) return fail("engine", &err);
@@ -338,7 +341,7 @@ static int parse(int argc, char **argv, options *o) {
   for (int i = 1; i < argc; i++) {
     if (take(argc, argv, &i, "--model", &o->model) || take(argc, argv, &i, "--device", &o->device) || take(argc, argv, &i, "--batch", &o->batch) ||
         take(argc, argv, &i, "--prefill", &o->prefill) || take(argc, argv, &i, "--quantization", &o->quantization) ||
-        take(argc, argv, &i, "--kv-cache-dtype", &o->kv)) {
+        take(argc, argv, &i, "--kv-cache-dtype", &o->kv) || take(argc, argv, &i, "--trace", &o->trace)) {
     } else if (take(argc, argv, &i, "--input", &v)) {
       o->input = (uint32_t)strtoul(v, NULL, 10);
     } else if (take(argc, argv, &i, "--output", &v)) {
@@ -400,6 +403,7 @@ int main(int argc, char **argv) {
   ti_arena_init(&b.result_mem, (size_t)1 << 28);
   if (ti_config_load(o.model, &b.model, &err) || ti_checkpoint_open(o.model, &b.model, &b.ckpt, &err)) return fail(o.model, &err);
   if (ti_coll_self_create(&b.self)) return 1;
+  if (o.trace && ti_trace_create(o.trace, 0, &b.trace)) return fprintf(stderr, "engine_bench: %s.rank0 cannot be written\n", o.trace), 1;
   const uint32_t most = largest(o.batch), seqs = n > most ? n : most, longest = o.input + o.output + 1 > len + 2 ? o.input + o.output + 1 : len + 2;
   if (o.budget < seqs) o.budget = seqs;
   int bad = open_engine(&b, seqs, longest);
@@ -409,6 +413,8 @@ int main(int argc, char **argv) {
     if (batch) bad = decode(&b, batch);
   }
   ti_engine_destroy(b.engine);
+  ti_trace_destroy(b.trace);
+  if (o.trace && ti_trace_join(o.trace, 1, &err)) bad = fail("trace", &err);
   for (uint32_t i = 0; i < MAX_BATCH; i++) free(b.seq[i].page);
   ti_checkpoint_close(b.ckpt);
   ti_coll_destroy(b.self);

@@ -60,6 +60,7 @@ void ti_trace_print(const ti_trace_summary *s, FILE *to) {
   if (s->n_piece) print_pieces(s, to);
   if (s->n_rank > 1 && s->n_piece) print_waits(s, to);
   if (s->n_device) print_device(s, to);
+  ti_trace_print_steps(s, to);
 }
 
 json_t *ti_trace_json(const ti_trace_summary *s) {
@@ -84,7 +85,8 @@ json_t *ti_trace_json(const ti_trace_summary *s) {
   for (int i = 0; i < s->n_device; i++)
     json_array_append_new(device,
                           json_pack("{s:s, s:f, s:I}", "name", s->device[i].name, "us", s->device[i].us, "count", (json_int_t)s->device[i].n));
-  return json_pack("{s:I, s:o, s:o}", "events", (json_int_t)s->n_event, "ranks", ranks, "device", device);
+  return json_pack("{s:I, s:o, s:o, s:o}", "events", (json_int_t)s->n_event, "ranks", ranks, "device", device, "decode_steps",
+                   ti_trace_json_steps(s));
 }
 
 int ti_tool_trace_report(int argc, char **argv) {
@@ -93,7 +95,8 @@ int ti_tool_trace_report(int argc, char **argv) {
   const ti_command cmd = {"trace-report",
                           "FILE",
                           "Sums up a trace that titan-serve --trace FILE wrote: steps, time a piece and rank, the share of all-to-all, how much of "
-                          "it was exposed, who waited for whom; a GPU's idle time and its dearest pieces.",
+                          "it was exposed, who waited for whom; a GPU's idle time, its dearest pieces, and each piece of a decode step beside "
+                          "its limit.",
                           "exposed: communication while the rank computed nothing, as share of its steps",
                           1,
                           1};

@@ -18,6 +18,8 @@ typedef struct event {
 typedef struct events {
   event *v;
   size_t n, cap;
+  ti_trace_cost_event *cost;
+  size_t n_cost, cap_cost;
 } events;
 
 static int piece_of(ti_trace_summary *s, const char *name) {
@@ -46,24 +48,51 @@ static int rank_of(ti_trace_summary *s, int pid) {
   return i;
 }
 
+// Room for one more of n elements, of `size` bytes each.
+static ti_status room(void **v, size_t n, size_t *cap, size_t size, ti_error *err) {
+  if (n < *cap) return TI_OK;
+  const size_t want = *cap ? *cap * 2 : 4096;
+  void *p = want > MAX_EVENTS ? NULL : realloc(*v, want * size);
+  if (!p) return ti_error_set(err, TI_ERR_NOMEM, "more than %zu events", *cap);
+  *v = p;
+  *cap = want;
+  return TI_OK;
+}
+
+static double number(const json_t *args, const char *key) { return json_number_value(json_object_get(args, key)); }
+
+static ti_status take_cost(ti_trace_summary *s, events *e, const char *name, int rank, const json_t *args, ti_error *err) {
+  void *v = e->cost;
+  const ti_status st = room(&v, e->n_cost, &e->cap_cost, sizeof *e->cost, err);
+  e->cost = v;
+  if (st) return st;
+  e->cost[e->n_cost++] = (ti_trace_cost_event){.step = json_integer_value(json_object_get(args, "step")),
+                                               .rank = rank,
+                                               .kind = kind_of(s, name),
+                                               .rows = (int)json_integer_value(json_object_get(args, "rows")),
+                                               .bytes = number(args, "bytes"),
+                                               .flops = number(args, "flops"),
+                                               .limit_us = number(args, "limit_us")};
+  return TI_OK;
+}
+
 static ti_status take_event(ti_trace_summary *s, events *e, const json_t *doc, ti_error *err) {
   const char *ph = json_string_value(json_object_get(doc, "ph")), *name = json_string_value(json_object_get(doc, "name"));
   const char *cat = json_string_value(json_object_get(doc, "cat"));
   if (!ph || !name) return ti_error_set(err, TI_ERR_FORMAT, "no \"ph\" or \"name\": is this a trace?");
   s->n_event++;
-  if (strcmp(ph, "X") != 0 || !cat) return TI_OK;
+  const bool cost = cat && strcmp(cat, "cost") == 0;
+  if ((strcmp(ph, "X") != 0 && !cost) || !cat) return TI_OK;
   const bool whole = strcmp(cat, "step") == 0 && strcmp(name, "step") == 0, device = strcmp(cat, "device") == 0;
-  if (!whole && !device && strcmp(cat, "layer") != 0) return TI_OK;
+  if (!whole && !device && !cost && strcmp(cat, "layer") != 0) return TI_OK;
   const json_t *args = json_object_get(doc, "args"), *layer = json_object_get(args, "layer"), *step = json_object_get(args, "step");
   const int rank = rank_of(s, (int)json_integer_value(json_object_get(doc, "pid")));
   if (rank < 0) return ti_error_set(err, TI_ERR_RANGE, "more than %d ranks", TI_TRACE_RANKS);
-  if (e->n == e->cap) {
-    const size_t want = e->cap ? e->cap * 2 : 65536;
-    event *p = want > MAX_EVENTS ? NULL : realloc(e->v, want * sizeof(*p));
-    if (!p) return ti_error_set(err, TI_ERR_NOMEM, "more than %zu spans", e->cap);
-    e->v = p;
-    e->cap = want;
-  }
+  if (cost) return take_cost(s, e, name, rank, args, err);
+  void *v = e->v;
+  const ti_status st = room(&v, e->n, &e->cap, sizeof *e->v, err);
+  e->v = v;
+  if (st) return st;
   const double t0 = json_number_value(json_object_get(doc, "ts"));
   e->v[e->n++] = (event){.t0 = t0,
                          .t1 = t0 + json_number_value(json_object_get(doc, "dur")),
@@ -141,16 +170,20 @@ static void sum_rank(const ti_trace_summary *s, const event *v, size_t n, ti_tra
   }
 }
 
-// A rank's device spans, which follow each other in its stream.
+// A rank's device spans, which follow each other in its stream. Those that have a step tell of time between them only within the step and to the
+// next.
 static void sum_device(ti_trace_summary *s, const event *v, size_t n, ti_trace_rank *r) {
   double end = -1;
+  int64_t step = -1;
   for (size_t i = 0; i < n; i++) {
     if (!v[i].device) continue;
     ti_trace_kind *k = &s->device[v[i].piece];
     k->us += v[i].t1 - v[i].t0;
     k->n++;
     r->device_us += v[i].t1 - v[i].t0;
-    if (end >= 0 && v[i].t0 > end) *(strcmp(k->name, "embedding") == 0 ? &r->device_idle_us : &r->device_gap_us) += v[i].t0 - end;
+    const bool follows = v[i].step < 0 || v[i].step == step || v[i].step == step + 1;
+    step = v[i].step;
+    if (end >= 0 && v[i].t0 > end && follows) *(strcmp(k->name, "embedding") == 0 ? &r->device_idle_us : &r->device_gap_us) += v[i].t0 - end;
     if (v[i].t1 > end) end = v[i].t1;
   }
 }
@@ -191,6 +224,26 @@ static ti_status sum_ranks(ti_trace_summary *s, events *e, ti_error *err) {
   }
   free(steps);
   return TI_OK;
+}
+
+// The events are sorted by rank and time.
+static ti_status sum_steps(ti_trace_summary *s, const events *e, ti_error *err) {
+  ti_trace_span *span = malloc((e->n + 1) * sizeof *span);
+  ti_trace_host_step *step = malloc((e->n + 1) * sizeof *step);
+  size_t n_span = 0, n_step = 0;
+  for (size_t i = 0; span && step && i < e->n; i++) {
+    const event *x = &e->v[i];
+    if (x->device) span[n_span++] = (ti_trace_span){x->t0, x->t1, x->step, x->rank, x->piece};
+    if (x->piece < 0) step[n_step++] = (ti_trace_host_step){x->step, x->rank, x->t1 - x->t0};
+  }
+  const bool ok = span && step;
+  if (ok) {
+    ti_trace_sum_steps(s, span, n_span, e->cost, e->n_cost);
+    ti_trace_plain_steps(s, step, n_step, e->cost, e->n_cost);
+  }
+  free(span);
+  free(step);
+  return ok ? TI_OK : ti_error_set(err, TI_ERR_NOMEM, "no memory for %zu spans", e->n);
 }
 
 static int by_collective(const void *a, const void *b) {
@@ -234,6 +287,7 @@ static void sort_ranks(ti_trace_summary *s, events *e) {
     for (int k = 0; k < s->n_rank; k++)
       if (s->rank[k].rank == old[i].rank) to[i] = (int16_t)k;
   for (size_t i = 0; i < e->n; i++) e->v[i].rank = to[e->v[i].rank];
+  for (size_t i = 0; i < e->n_cost; i++) e->cost[i].rank = to[e->cost[i].rank];
 }
 
 ti_status ti_trace_summarise(FILE *f, ti_trace_summary *out, ti_error *err) {
@@ -245,11 +299,13 @@ ti_status ti_trace_summarise(FILE *f, ti_trace_summary *out, ti_error *err) {
     out->wait_us = calloc((size_t)out->n_rank * (size_t)out->n_rank + 1, sizeof(double));
     st = out->wait_us ? sum_ranks(out, &e, err) : ti_error_set(err, TI_ERR_NOMEM, "out of memory");
   }
+  if (!ti_failed(st) && e.n_cost) st = sum_steps(out, &e, err);
   if (!ti_failed(st)) {
     sum_waits(out, &e);
     qsort(out->device, (size_t)out->n_device, sizeof(*out->device), by_cost);
   }
   free(e.v);
+  free(e.cost);
   return st;
 }
 

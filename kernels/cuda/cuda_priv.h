@@ -86,11 +86,13 @@ ti_status ti_cuda_wait_event(ti_dev *d, cudaEvent_t e, const char *what);  // bo
 struct ti_cuda_span_list;
 void ti_cuda_spans_record(ti_dev *d);                         // spans from here on belong to the graph that is being recorded ..
 struct ti_cuda_span_list *ti_cuda_spans_recorded(ti_dev *d);  // .. and are handed over here; NULL: none
-void ti_cuda_spans_launched(ti_dev *d, struct ti_cuda_span_list *l);
+ti_status ti_cuda_spans_launch(ti_dev *d, const struct ti_cuda_span_list *l);  // before each launch of the graph
+void ti_cuda_spans_cut(ti_dev *d);  // something that is no op is queued: a span that begins behind it does not begin at the last one's end
 void ti_cuda_spans_drop(ti_dev *d, struct ti_cuda_span_list *l);
 void ti_cuda_spans_fini(ti_dev *d);
 ti_status ti_cuda_span_begin(ti_dev *d, const char *name, int layer);
 ti_status ti_cuda_span_end(ti_dev *d);
+void ti_cuda_span_step(ti_dev *d, int64_t step);
 int ti_cuda_spans(ti_dev *d, ti_dev_span *out, int cap);
 
 // weight.c

@@ -48,10 +48,6 @@ static ti_status check_device(int index, ti_error *err) {
   ti_cuda_device p;
   if (ti_cuda_describe(index, &p) != 0)
     return ti_error_set(err, TI_ERR_INTERNAL, "cuda device %d: %s", index, cudaGetErrorString(cudaGetLastError()));
-  if (p.major != 9)
-    return ti_error_set(err, TI_ERR_UNSUPPORTED,
-                        "cuda device %d: %s has compute capability %d.%d; the kernels of this build are for 9.0 (H100, H200)", index, p.name, p.major,
-                        p.minor);
   return TI_OK;
 }
 
@@ -63,7 +59,6 @@ ti_status ti_cuda_open(const ti_dev_options *o, ti_dev **out, ti_error *err) {
   d->index = o->index;
   d->act_quant = o->act_quant;
   d->deterministic = o->deterministic;
-  d->pdl = true;
   int l2 = 0;
   cudaError_t e = cudaSetDevice(d->index);
   if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
@@ -78,6 +73,9 @@ ti_status ti_cuda_open(const ti_dev_options *o, ti_dev **out, ti_error *err) {
     goto err_close;
   }
   d->l2_bytes = (size_t)l2;
+  d->pdl = d->major >= 9;
+  if (d->major < 9)
+    ti_log_warn("cuda: device %d is of compute capability %d.%d: plain kernels and cuBLASLt, which its authors have not run on one", d->index, d->major, d->minor);
   st = ti_cuda_stage_init(d);
   if (st != TI_OK) {
     st = ti_error_set(err, st, "cuda device %d: no page-locked host memory for transfers", d->index);
@@ -152,8 +150,9 @@ ti_status ti_cuda_need_scratch(ti_dev *d, size_t bytes) {
 }
 
 ti_status ti_cuda_reserve(ti_dev *d, int max_row, int64_t max_k, int max_head, int vocab) {
-  if (vocab > TI_CUDA_MAX_VOCAB) {
-    snprintf(d->last_error, sizeof d->last_error, "a vocabulary of %d ids: sampling takes at most %d", vocab, TI_CUDA_MAX_VOCAB);
+  const int most = d->major < 9 ? TI_CUDA_MAX_BLOCK_VOCAB : TI_CUDA_MAX_VOCAB;
+  if (vocab > most) {
+    snprintf(d->last_error, sizeof d->last_error, "a vocabulary of %d ids: sampling takes at most %d", vocab, most);
     return TI_ERR_UNSUPPORTED;
   }
   return ti_cuda_need_scratch(d, ti_cuda_ops_scratch(d, max_row, max_k, max_head, vocab));
@@ -202,9 +201,8 @@ ti_status ti_cuda_graph_end(ti_dev *d, ti_dev_graph **out, ti_error *err) {
 ti_status ti_cuda_graph_launch(ti_dev *d, ti_dev_graph *g) {
   ti_cuda_use(d);
   d->last_op = "graph";
-  const ti_status st = ti_cuda_result(d, "graph", cudaGraphLaunch(g->exec, d->stream));
-  if (st == TI_OK && g->spans) ti_cuda_spans_launched(d, g->spans);
-  return st;
+  const ti_status st = g->spans ? ti_cuda_spans_launch(d, g->spans) : TI_OK;
+  return st ? st : ti_cuda_result(d, "graph", cudaGraphLaunch(g->exec, d->stream));
 }
 
 void ti_cuda_graph_free(ti_dev *d, ti_dev_graph *g) {

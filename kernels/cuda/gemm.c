@@ -13,9 +13,9 @@
 #include "kernels/cuda/quant_fp8.h"
 
 #define FP8_BLOCK 128
-#define GEMV_ROWS 16        // measured (lab_gemv_bf16, chains with dependent launch): ours ahead at 16 rows, cuBLASLt at 64
-#define FP8_SMALL_ROWS 64   // the same of FP8: gemm_fp8.cu is ahead at 128
-#define SILU_ROWS 64        // beyond it gate_up is two kernels
+#define GEMV_ROWS 16       // measured (lab_gemv_bf16, chains with dependent launch): ours ahead at 16 rows, cuBLASLt at 64
+#define FP8_SMALL_ROWS 64  // the same of FP8: gemm_fp8.cu is ahead at 128
+#define SILU_ROWS 64       // beyond it gate_up is two kernels
 
 // x quantised: codes, then scales.
 static size_t code_bytes(int64_t m, int64_t k) { return ti_size_align((size_t)(m * k), 256); }
@@ -65,6 +65,8 @@ static bool interleaved(const ti_weight *w) { return (w->layout & ~TI_CUDA_EXACT
 
 // Few rows, and every number of them where a weight shape must have one order of sums: our own kernel, which reads W once for each 64 rows.
 static bool few(const ti_dev *d, int m) { return d->deterministic || m <= GEMV_ROWS; }
+// Kernels on Hopper's own instructions; other devices go by cuBLASLt and gemm_tile.cu.
+static bool hopper(const ti_dev *d) { return d->major >= 9; }
 
 static ti_status gemm_bf16(ti_dev *d, const ti_gemm_args *a) {
   const ti_weight *w = a->w;
@@ -80,7 +82,7 @@ static ti_status gemm_bf16(ti_dev *d, const ti_gemm_args *a) {
                                .out_f32 = a->out_dtype == TI_F32,
                                .accumulate = a->accumulate,
                                .gate_up = interleaved(w)};
-  if ((few(d, a->m) || interleaved(w)) && ti_gemv_bf16_takes(&g)) return ti_cuda_gemv_bf16(d, &g);
+  if (hopper(d) && (few(d, a->m) || interleaved(w)) && ti_gemv_bf16_takes(&g)) return ti_cuda_gemv_bf16(d, &g);
   const ti_status st = interleaved(w) || d->deterministic ? TI_ERR_UNSUPPORTED : blas(d, a);
   return st == TI_ERR_UNSUPPORTED ? tile(d, a) : st;
 }
@@ -92,7 +94,8 @@ static bool whole_blocks(const ti_weight *w) {
 // Both operands e4m3. The tensor-core kernels take whole 128x128 blocks and aligned rows; the one for many rows writes plain bf16.
 static ti_status gemm_codes(ti_dev *d, const ti_gemm_args *a) {
   const ti_weight *w = a->w;
-  if (!whole_blocks(w) || a->ldx % 16 != 0 || a->ldo % 8 != 0 || (((uintptr_t)a->x | (uintptr_t)a->out | (uintptr_t)a->x_scale) & 15) != 0)
+  if (!hopper(d) || !whole_blocks(w) || a->ldx % 16 != 0 || a->ldo % 8 != 0 ||
+      (((uintptr_t)a->x | (uintptr_t)a->out | (uintptr_t)a->x_scale) & 15) != 0)
     return tile(d, a);
   const bool plain = a->out_dtype == TI_BF16 && !a->bias && !a->accumulate && (a->ldx == 0 || a->ldx == w->k);
   if (!d->deterministic && a->m > FP8_SMALL_ROWS && plain) {
@@ -153,6 +156,7 @@ ti_status ti_cuda_gemm(ti_dev *d, const ti_gemm_args *a) {
   assert(a->out_dtype == TI_F32 || a->out_dtype == TI_BF16);
   assert(!a->x_scale || (w->dtype == TI_E4M3 && w->scale && !(w->layout & TI_CUDA_EXACT)));
   if (a->m == 0) return TI_OK;
+  d->last_op = "gemm";
   return w->dtype == TI_BF16 ? gemm_bf16(d, a) : w->dtype == TI_E4M3 ? gemm_fp8(d, a) : tile(d, a);
 }
 
@@ -161,10 +165,10 @@ static ti_status silu_bf16(ti_dev *d, const ti_gemm_silu_mul_args *a) {
   const ti_weight *w = a->w;
   const int64_t dim = w->n / 2;
   const ti_gemv_bf16_args g = {.out = a->out, .x = a->x, .w = w->data, .m = a->m, .n = w->n, .k = w->k, .gate_up = true, .silu_mul = true};
-  if (few(d, a->m) && a->out && !a->q && ti_gemv_bf16_takes(&g)) return ti_cuda_gemv_bf16(d, &g);
+  if (hopper(d) && few(d, a->m) && a->out && !a->q && ti_gemv_bf16_takes(&g)) return ti_cuda_gemv_bf16(d, &g);
   const ti_gemm_args b = {.out = a->tmp, .x = a->x, .w = w, .m = a->m, .out_dtype = TI_BF16};
   const ti_silu_mul_args s = {.out = a->out, .gate_up = a->tmp, .n_row = a->m, .dim = (int)dim, .q = a->q, .q_scale = a->q_scale};
-  const ti_status st = few(d, a->m) || a->q ? TI_ERR_UNSUPPORTED : blas(d, &b);
+  const ti_status st = (hopper(d) && few(d, a->m)) || d->deterministic || a->q ? TI_ERR_UNSUPPORTED : blas(d, &b);
   if (st != TI_ERR_UNSUPPORTED) return st != TI_OK ? st : ti_cuda_silu_mul_runs(d, &s);
   const ti_status tiled = gemm_bf16(d, &b);
   return tiled != TI_OK ? tiled : ti_cuda_silu_mul(d, &s);
@@ -173,7 +177,7 @@ static ti_status silu_bf16(ti_dev *d, const ti_gemm_silu_mul_args *a) {
 // The same of codes, gate's rows before up's: one kernel for few rows, which writes bf16, codes or both. TI_ERR_UNSUPPORTED: not this shape.
 static ti_status silu_codes(ti_dev *d, const ti_gemm_silu_mul_args *a, const void *x, const float *x_scale) {
   const ti_weight *w = a->w;
-  if (!whole_blocks(w) || w->n % (4 * TI_CUDA_GATE_RUN) != 0 || (!d->deterministic && a->m > SILU_ROWS)) return TI_ERR_UNSUPPORTED;
+  if (!hopper(d) || !whole_blocks(w) || w->n % (4 * TI_CUDA_GATE_RUN) != 0 || (!d->deterministic && a->m > SILU_ROWS)) return TI_ERR_UNSUPPORTED;
   const ti_fp8_small_args s = {.out = a->out,
                                .x = x,
                                .x_scale = x_scale,
@@ -192,6 +196,7 @@ static ti_status silu_codes(ti_dev *d, const ti_gemm_silu_mul_args *a, const voi
 
 ti_status ti_cuda_gemm_silu_mul(ti_dev *d, const ti_gemm_silu_mul_args *a) {
   if (a->m == 0) return TI_OK;
+  d->last_op = "gemm_silu_mul";
   if (interleaved(a->w)) return silu_bf16(d, a);
   ti_gemm_args g = {.out = a->tmp, .x = a->x, .x_scale = a->x_scale, .w = a->w, .m = a->m, .out_dtype = TI_BF16};
   ti_status st = TI_ERR_UNSUPPORTED;

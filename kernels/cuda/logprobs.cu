@@ -22,8 +22,8 @@ struct logprob_shared {
 static __device__ __forceinline__ float logprob_of(float x, double lse) { return x > -CUDART_INF_F ? (float)((double)x - lse) : -CUDART_INF_F; }
 
 static __device__ void put(logprob_shared *s, float x, int id) {
-  const uint32_t at = peer_add(ti_mapa(ti_smem(&s->n_top), 0), 1);
-  if (at < TOP) peer_store64(ti_mapa(ti_smem(&s->top[at]), 0), row_pack(x, id));
+  const uint32_t at = peer_add(row_peer(ti_smem(&s->n_top), 0), 1);
+  if (at < TOP) peer_store64(row_peer(ti_smem(&s->top[at]), 0), row_pack(x, id));
 }
 
 // The first `need` elements equal to `key` of this block, in the order of their ids; one warp.
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) logprobs_kernel(ti_logprob_arg
   ti_pdl_launch();
   const int r = (int)blockIdx.y, n = a.vocab, tid = (int)threadIdx.x, target = a.target[r];
   const float *x = a.logits + r * ld;
-  const row_part part = row_share(x, n, ti_cluster_rank(), gridDim.x);
+  const row_part part = row_share(x, n, row_rank(), gridDim.x);
   const float xt = target >= 0 ? fmaxf(x[target], -CUDART_INF_F) : CUDART_INF_F;  // the larger of NaN and a number is the number
   float max = -CUDART_INF_F;
   uint32_t better = 0;
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) logprobs_kernel(ti_logprob_arg
       better += y > xt || (y == xt && id >= part.begin && id < min(target, part.end));
     }
   }
-  ti_cluster_wait();
+  row_wait();
   const uint64_t best = row_max(&s.row, 0, part, row_pack(max, 0));
   const uint64_t rank = 1 + row_sum(&s.row, 1, part, better);
   max = row_value(best);

@@ -8,16 +8,39 @@ extern "C" {
 #include "kernels/cuda/probe.h"
 }
 
+extern "C" int ti_cuda_supports(int major, int minor) { return major == 8 || (major == 9 && minor == 0); }
+
+static void say_driver(char *why, size_t size) {
+  int has = 0;
+  if (cudaDriverGetVersion(&has) != cudaSuccess || has == 0) {
+    snprintf(why, size, "this host has no CUDA driver");
+  } else {
+    snprintf(why, size, "this host's CUDA driver is too old: it is for CUDA %d.%d, and this build needs %d.%d; update the driver", has / 1000,
+             has % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+  }
+}
+
 extern "C" int ti_cuda_count(char *why, size_t size) {
   int n = 0;
   const cudaError_t e = cudaGetDeviceCount(&n);
-  if (e == cudaSuccess && n > 0) return n;
   if (e == cudaErrorInsufficientDriver) {
-    snprintf(why, size, "no CUDA driver, or one too old for this build");
-  } else {
-    snprintf(why, size, "%s", e == cudaSuccess ? "the driver lists no GPU" : cudaGetErrorString(e));
+    say_driver(why, size);
+    return 0;
   }
-  return 0;
+  if (e != cudaSuccess || n == 0) {
+    snprintf(why, size, "%s", e == cudaSuccess || e == cudaErrorNoDevice ? "the driver lists no GPU" : cudaGetErrorString(e));
+    return 0;
+  }
+  for (int i = 0; i < n; i++) {
+    int major = 0, minor = 0;  // asked without making a context
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i) == cudaSuccess &&
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i) == cudaSuccess && ti_cuda_supports(major, minor))
+      continue;
+    snprintf(why, size, "GPU %d has compute capability %d.%d, and this build's kernels are for 8.x and 9.0; CUDA_VISIBLE_DEVICES can hide it", i,
+             major, minor);
+    return 0;
+  }
+  return n;
 }
 
 extern "C" int ti_cuda_describe(int i, ti_cuda_device *out) {

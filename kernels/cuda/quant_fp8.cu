@@ -238,6 +238,7 @@ static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(norm_args a) 
 // Many rows: a block has every gridDim-th, and the next ones are on their way into a ring in shared memory: [stage][x, residual][dim].
 template <int V>
 static __global__ void __launch_bounds__(NORM_THREADS, V < 4 ? 2 : 1) norm_many_kernel(norm_args a) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // bulk copies; never launched elsewhere
   extern __shared__ __align__(16) bf16 ring[];
   __shared__ float part[2][32];
   __shared__ uint64_t full[NORM_STAGES];
@@ -272,6 +273,7 @@ static __global__ void __launch_bounds__(NORM_THREADS, V < 4 ? 2 : 1) norm_many_
     norm_finish<V>(a, row, x, w, sum);
     if (++s == NORM_STAGES) s = 0, phase ^= 1;
   }
+#endif
 }
 
 // Any dim and alignment: the row is read again for the codes, a warp a block of 128.
@@ -335,7 +337,7 @@ ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a) {
   // The order of the sum is a function of dim: so must V and the number of threads be.
   const int v = a->dim <= 1024 ? 1 : a->dim <= 2 * 8 * NORM_THREADS ? 2 : 4, threads = 32 * ti_ceil_div(a->dim, 8 * 32 * v);
   const int on_sm = v == 4 ? 1 : 2 * NORM_THREADS / threads < 8 ? 2 * NORM_THREADS / threads : 8;
-  if (a->n_row <= 2 * on_sm * d->n_sm) {
+  if (a->n_row <= 2 * on_sm * d->n_sm || d->major < 9) {
     return ti_launch(d, "rmsnorm", v == 1 ? norm_kernel<1> : v == 2 ? norm_kernel<2> : norm_kernel<4>, a->n_row, threads, 0, n);
   }
   void (*const many)(norm_args) = v == 1 ? norm_many_kernel<1> : v == 2 ? norm_many_kernel<2> : norm_many_kernel<4>;

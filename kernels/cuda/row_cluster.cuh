@@ -34,20 +34,42 @@ TI_DEV uint64_t row_pack(float v, int id) { return (uint64_t)row_key(v) << 32 | 
 TI_DEV float row_value(uint64_t p) { return row_unkey((uint32_t)(p >> 32)); }
 TI_DEV int row_id(uint64_t p) { return (int)(0xffffffffu - (uint32_t)p); }
 
+// A cluster of one block, where the device has no others (before sm_90): its peers are the block itself.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define ROW_PEER "shared"
+TI_DEV uint32_t row_rank() { return 0; }
+TI_DEV uint32_t row_peer(uint32_t addr, uint32_t rank) { return addr; }
+TI_DEV void row_arrive() {}
+TI_DEV void row_wait() { __syncthreads(); }
+TI_DEV void row_sync() { __syncthreads(); }
+#else
+#define ROW_PEER "shared::cluster"
+TI_DEV uint32_t row_rank() { return ti_cluster_rank(); }
+TI_DEV uint32_t row_peer(uint32_t addr, uint32_t rank) { return ti_mapa(addr, rank); }
+// The cluster's barrier. A releasing arrival costs every thread a full memory fence, so the block gathers first and one warp fences for all.
+TI_DEV void row_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+TI_DEV void row_wait() { ti_cluster_wait(); }
+TI_DEV void row_sync() {
+  __syncthreads();
+  if (threadIdx.x < 32) asm volatile("fence.acq_rel.cluster;" ::: "memory");
+  row_arrive();
+  ti_cluster_wait();
+}
+#endif
 TI_DEV uint32_t peer_load(uint32_t addr) {
   uint32_t v;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(addr) : "memory");
+  asm volatile("ld." ROW_PEER ".u32 %0, [%1];" : "=r"(v) : "r"(addr) : "memory");
   return v;
 }
 TI_DEV uint64_t peer_load64(uint32_t addr) {
   uint64_t v;
-  asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(v) : "r"(addr) : "memory");
+  asm volatile("ld." ROW_PEER ".u64 %0, [%1];" : "=l"(v) : "r"(addr) : "memory");
   return v;
 }
-TI_DEV void peer_store64(uint32_t addr, uint64_t v) { asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(addr), "l"(v) : "memory"); }
+TI_DEV void peer_store64(uint32_t addr, uint64_t v) { asm volatile("st." ROW_PEER ".u64 [%0], %1;" ::"r"(addr), "l"(v) : "memory"); }
 TI_DEV uint32_t peer_add(uint32_t addr, uint32_t v) {
   uint32_t old;
-  asm volatile("atom.shared::cluster.add.u32 %0, [%1], %2;" : "=r"(old) : "r"(addr), "r"(v) : "memory");
+  asm volatile("atom." ROW_PEER ".add.u32 %0, [%1], %2;" : "=r"(old) : "r"(addr), "r"(v) : "memory");
   return old;
 }
 
@@ -96,15 +118,6 @@ struct row_shared {
   uint64_t warp[ROW_WARPS];
 };
 
-// The cluster's barrier. A releasing arrival costs every thread a full memory fence, so the block gathers first and one warp fences for all.
-TI_DEV void row_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-TI_DEV void row_sync() {
-  __syncthreads();
-  if (threadIdx.x < 32) asm volatile("fence.acq_rel.cluster;" ::: "memory");
-  row_arrive();
-  ti_cluster_wait();
-}
-
 TI_DEV uint64_t row_warp_max(uint64_t v) {
   const uint32_t hi = __reduce_max_sync(0xffffffffu, (uint32_t)(v >> 32));
   return (uint64_t)hi << 32 | __reduce_max_sync(0xffffffffu, (uint32_t)(v >> 32) == hi ? (uint32_t)v : 0);
@@ -129,7 +142,7 @@ TI_DEV uint64_t row_block_sum(uint64_t *warp, uint64_t v) {
 }
 // Gives the block's value to all blocks: thread r writes to peer r. The slots hold once row_sync is passed.
 TI_DEV void row_give(row_shared *s, int exchange, const row_part &p, uint64_t v) {
-  if (threadIdx.x < p.blocks) peer_store64(ti_mapa(ti_smem(&s->slot[exchange][p.rank]), threadIdx.x), v);
+  if (threadIdx.x < p.blocks) peer_store64(row_peer(ti_smem(&s->slot[exchange][p.rank]), threadIdx.x), v);
 }
 // The largest, the sum, of all threads' v in all blocks, to every thread. Each `exchange` number serves once a kernel.
 TI_DEV uint64_t row_max(row_shared *s, int exchange, const row_part &p, uint64_t v) {
@@ -159,10 +172,10 @@ static inline int row_blocks(int n, int n_row, int n_sm) {
 // kernel<<<(blocks, n_row), ROW_THREADS>>> in clusters of a row each, with programmatic dependent launch where d has it on.
 template <typename... P, typename... A>
 static inline ti_status row_launch(ti_dev *d, const char *op, void (*kernel)(P...), int n, int n_row, A... args) {
-  cudaLaunchAttribute attr[2] = {};
+  cudaLaunchAttribute attr[2] = {};  // a device without clusters takes none of the two
   attr[0].id = cudaLaunchAttributeClusterDimension;
   // Masses are summed in units that a block rounds to (row_search.cuh), so that where rows must not see each other a row has one number of blocks.
-  attr[0].val.clusterDim.x = (unsigned)row_blocks(n, d->deterministic ? 1 : n_row, d->n_sm);
+  attr[0].val.clusterDim.x = d->major < 9 ? 1 : (unsigned)row_blocks(n, d->deterministic ? 1 : n_row, d->n_sm);
   attr[0].val.clusterDim.y = attr[0].val.clusterDim.z = 1;
   attr[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attr[1].val.programmaticStreamSerializationAllowed = 1;
@@ -171,7 +184,7 @@ static inline ti_status row_launch(ti_dev *d, const char *op, void (*kernel)(P..
   c.blockDim = dim3(ROW_THREADS);
   c.stream = d->stream;
   c.attrs = attr;
-  c.numAttrs = d->pdl ? 2 : 1;
+  c.numAttrs = d->major < 9 ? 0 : d->pdl ? 2 : 1;
   d->last_op = op;
   const cudaError_t e = cudaLaunchKernelEx(&c, kernel, static_cast<P>(args)...);
   return e == cudaSuccess ? TI_OK : ti_cuda_result(d, op, e);

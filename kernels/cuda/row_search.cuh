@@ -109,8 +109,8 @@ TI_DEV search_found search_pick(search_shared *s, const search_row &r, int bin1,
     uint64_t c = 0, m = 0, peer_c[ROW_MAX_BLOCKS], peer_m[ROW_MAX_BLOCKS];
 #pragma unroll
     for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {  // all in flight; there are 2^i blocks
-      peer_c[b] = peer_load64(ti_mapa(ti_smem(&l->coarse_count[lane]), b & (blocks - 1)));
-      peer_m[b] = peer_load64(ti_mapa(ti_smem(&l->coarse_mass[lane]), b & (blocks - 1)));
+      peer_c[b] = peer_load64(row_peer(ti_smem(&l->coarse_count[lane]), b & (blocks - 1)));
+      peer_m[b] = peer_load64(row_peer(ti_smem(&l->coarse_mass[lane]), b & (blocks - 1)));
     }
 #pragma unroll
     for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {
@@ -124,9 +124,9 @@ TI_DEV search_found search_pick(search_shared *s, const search_row &r, int bin1,
       c = m = 0;
 #pragma unroll
       for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {
-        peer_c[b] = peer_load(ti_mapa(ti_smem(&l->count[bin]), b & (blocks - 1)));
-        peer_m[b] = (uint64_t)peer_load(ti_mapa(ti_smem(&l->hi[bin]), b & (blocks - 1))) << 15;
-        peer_m[b] += peer_load(ti_mapa(ti_smem(&l->lo[bin]), b & (blocks - 1)));
+        peer_c[b] = peer_load(row_peer(ti_smem(&l->count[bin]), b & (blocks - 1)));
+        peer_m[b] = (uint64_t)peer_load(row_peer(ti_smem(&l->hi[bin]), b & (blocks - 1))) << 15;
+        peer_m[b] += peer_load(row_peer(ti_smem(&l->lo[bin]), b & (blocks - 1)));
       }
 #pragma unroll
       for (uint32_t b = 0; b < ROW_MAX_BLOCKS; b++) {
@@ -190,7 +190,7 @@ TI_DEV void search_begin(search_shared *s, const search_row &r) {
 // The mass of the whole row; behind search_begin.
 TI_DEV uint64_t search_total(search_shared *s, const row_part &part) {
   uint64_t m = 0;
-  for (uint32_t b = 0; b < part.blocks; b++) m += peer_load64(ti_mapa(ti_smem(&s->level[0].coarse_mass[threadIdx.x % 32]), b));
+  for (uint32_t b = 0; b < part.blocks; b++) m += peer_load64(row_peer(ti_smem(&s->level[0].coarse_mass[threadIdx.x % 32]), b));
   return row_warp_sum(m);
 }
 

@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) pick_kernel(ti_sample_args a, 
   ti_pdl_wait();
   ti_pdl_launch();
   const int r = (int)blockIdx.y;
-  const uint32_t rank = ti_cluster_rank();
+  const uint32_t rank = row_rank();
   const ti_sample_params p = a.params[r];
   uint64_t best = 0;
   for (int i = (int)threadIdx.x % 32; i < n_part; i += 32) {
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) pick_kernel(ti_sample_args a, 
   }
   best = row_warp_max(best);
   if (threadIdx.x == 0) s.lead = row_key(-CUDART_INF_F);
-  ti_cluster_wait();
+  row_wait();
   if (filters(p) && best) {
     const row_part part = row_share(a.logits + r * ld, a.n_id, rank, gridDim.x);
     const float max = row_value(best), least = max / p.temperature;  // what the best logit reaches at least

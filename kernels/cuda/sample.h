@@ -4,6 +4,7 @@
 #include "kernels/kernel.h"
 
 #define TI_CUDA_MAX_VOCAB 524288  // ids in a row of sample and logprobs: what fits 64 bits in units of 2^-44
+#define TI_CUDA_MAX_BLOCK_VOCAB 131064  // the same where a row has one block (before sm_90): row_cluster.cuh's ROW_MAX_SHARE
 
 // Bytes of d->scratch that sample takes; the others take none.
 size_t ti_cuda_sample_scratch(int n_row, int vocab);

@@ -1,92 +1,118 @@
-// Device time of spans, for the timeline: an event before and one behind each span, read once both have passed.
+// Device time of spans, for the timeline: stamps (stamp.h) where spans begin and end, and NVTX ranges of the same names.
 //
-// Spans outside a recording stand in a ring; those inside a graph belong to it, and every launch of the graph makes them happen again, so that a
-// launch queues the graph's list instead. Times become the host's by a base event whose host time is known: recorded in a stream of its own that
-// never has anything to do, and waited for (10 us), again every REBASE_NS, since the two clocks drift apart. NVTX ranges of the same names go along.
+//   marks:   begin qkv | end qkv, begin rope | end rope ..      a queue on the host, in the stream's order; neighbours share a stamp
+//                 |               |               |
+//   stamps:     at[7]           at[8]           at[9]           a ring on the device, copied when much has come together or the stream rests
+//
+// Marks inside a recording belong to its graph; every launch queues them again, with the number of the ring's place that the launch begins at, and
+// tells the device that number first. Nobody waits: what finds no room goes untold.
+//
+// The device's clock becomes the host's by a kernel in a stream of its own that writes the one while the host reads the other (10 us), again every
+// REBASE_NS, since the two drift apart.
 #include <nvtx3/nvToolsExt.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/stamp.h"
 
-enum { RING = 4096, MAX_DEPTH = 8, MAX_PENDING = 16 };
+enum { MARKS = 16384, MAX_DEPTH = 8, MANY_STAMPS = 2048 };
 #define REBASE_NS 200000000u
-#define CALIBRATE_NS 1000000u  // a calibration that takes longer is given up: the old base stays
+#define GIVE_UP_NS 200000000u  // the first kernel of a device that many use may take long
+#define CLOSE_NS 100000u       // a new base that took longer is no better than the old one
 
-typedef struct span {
-  const char *name;
+typedef struct mark {
+  const char *name;  // NULL: the innermost span ends
   int layer;
-  bool closed;  // the end is queued
-  cudaEvent_t begin, end;
-} span;
+  uint32_t at;  // number of its stamp; in a list: from 0
+  int64_t step;
+} mark;
 
 struct ti_cuda_span_list {  // of one graph
-  span *v;
-  int n, cap, read;
-  bool pending;
-  cudaEvent_t done;  // behind the launch: the events inside may still tell of the launch before
+  mark *v;
+  int n, cap;
+  uint32_t n_stamp;
+  bool lost;  // no memory: the whole list goes untold
 };
 
 struct ti_cuda_spans {
-  span ring[RING];
-  unsigned head, tail;    // tail .. head - 1 are to be read
-  span *open[MAX_DEPTH];  // spans that have begun
-  int open_at[MAX_DEPTH];
+  mark marks[MARKS];
+  uint32_t head, tail;  // tail .. head - 1 are to be told
+  uint32_t n_stamp;     // queued so far
+  uint32_t copied;      // of them in host_at, as far as the ring goes back
+  uint32_t copying;     // up to here once copy_done has passed
+  bool in_copy;
+  int64_t step;
   int depth;
+  bool open[MAX_DEPTH];  // whether its begin has a mark
   struct ti_cuda_span_list *recording;
-  struct ti_cuda_span_list *pending[MAX_PENDING];
-  int n_pending;
-  cudaStream_t stream;
-  cudaEvent_t base, next;
-  double base_ns;
+  // the last stamp is good for the next mark too, while d->last_op is still `said`: then no op has been queued since
+  char said[48];
+  bool fresh;
+  // what the reader has of spans that have not ended
+  mark begun[MAX_DEPTH];
+  int n_begun;
+  ti_stamps *ring;
+  uint64_t *host_at;  // [TI_STAMPS] page-locked
+  cudaEvent_t copy_done;
+  cudaStream_t clock_stream;
+  uint64_t *clock;  // page-locked
+  bool failed;
+  double base_ns, base_clock;
+  uint64_t base_took;
 };
 
-static bool calibrate(struct ti_cuda_spans *s) {
+// ---- set-up ----
+
+// Takes the new base unless it took longer than `most`.
+static bool calibrate(struct ti_cuda_spans *s, uint64_t most) {
+  volatile uint64_t *const clock = s->clock;
+  *clock = 0;
   const uint64_t t0 = ti_mono_ns();
-  if (cudaEventRecord(s->next, s->stream) != cudaSuccess) return false;
-  while (cudaEventQuery(s->next) != cudaSuccess) {
-    (void)cudaGetLastError();
-    if (ti_mono_ns() - t0 > CALIBRATE_NS) return false;
-  }
+  if (ti_cuda_stamp_host(s->clock_stream, s->clock) != cudaSuccess) return false;
+  while (*clock == 0)
+    if (ti_mono_ns() - t0 > GIVE_UP_NS) {
+      (void)cudaStreamSynchronize(s->clock_stream);  // it is to write no later
+      return false;
+    }
   const uint64_t t1 = ti_mono_ns();
+  if (t1 - t0 > most) return false;
+  s->base_took = t1 - t0;
   s->base_ns = (double)t0 + (double)(t1 - t0) / 2;
-  const cudaEvent_t old = s->base;
-  s->base = s->next;
-  s->next = old;
+  s->base_clock = (double)*clock;
   return true;
 }
 
 static struct ti_cuda_spans *spans_of(ti_dev *d) {
-  if (d->spans) return d->spans;
-  struct ti_cuda_spans *s = d->spans = calloc(1, sizeof *s);
-  if (!s) return NULL;
-  bool ok = cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking) == cudaSuccess;
-  ok = ok && cudaEventCreate(&s->base) == cudaSuccess && cudaEventCreate(&s->next) == cudaSuccess;
-  for (int i = 0; i < RING && ok; i++) ok = cudaEventCreate(&s->ring[i].begin) == cudaSuccess && cudaEventCreate(&s->ring[i].end) == cudaSuccess;
-  for (int i = 0; i < 3 && ok; i++) ok = calibrate(s);  // the first ones are slow
-  if (!ok) ti_cuda_spans_fini(d);
+  if (!d->spans) d->spans = calloc(1, sizeof *d->spans);
   return d->spans;
 }
 
-static void fini_spans(span *v, int n) {
-  for (int i = 0; i < n; i++) {
-    if (v[i].begin) (void)cudaEventDestroy(v[i].begin);
-    if (v[i].end) (void)cudaEventDestroy(v[i].end);
-  }
+// What stamps need of the device; names alone need nothing.
+static bool arm(ti_dev *d, struct ti_cuda_spans *s) {
+  if (s->base_ns) return true;
+  if (s->failed) return false;
+  void *ring = NULL, *at = NULL, *clock = NULL;
+  bool ok = cudaMalloc(&ring, sizeof *s->ring) == cudaSuccess;
+  ok = ok && cudaHostAlloc(&at, sizeof s->ring->at, cudaHostAllocDefault) == cudaSuccess;
+  ok = ok && cudaHostAlloc(&clock, sizeof *s->clock, cudaHostAllocDefault) == cudaSuccess;
+  s->ring = ring;
+  s->host_at = at;
+  s->clock = clock;
+  ok = ok && cudaStreamCreateWithFlags(&s->clock_stream, cudaStreamNonBlocking) == cudaSuccess;
+  ok = ok && cudaEventCreateWithFlags(&s->copy_done, cudaEventDisableTiming) == cudaSuccess;
+  for (int i = 0; i < 5 && ok; i++) ok = calibrate(s, i ? s->base_took : GIVE_UP_NS) || s->base_ns;  // the first ones are slow
+  s->failed = !ok || !s->base_ns;
+  if (s->failed) ti_log_warn("cuda: device %d: no memory or clock for the timeline: its spans are missing", d->index);
+  (void)cudaGetLastError();
+  return !s->failed;
 }
 
 void ti_cuda_spans_drop(ti_dev *d, struct ti_cuda_span_list *l) {
   if (!l) return;
-  struct ti_cuda_spans *s = d->spans;
-  for (int i = 0; s && i < s->n_pending; i++) {
-    if (s->pending[i] != l) continue;
-    memmove(&s->pending[i], &s->pending[i + 1], (size_t)(s->n_pending - i - 1) * sizeof(*s->pending));
-    s->n_pending--;
-    break;
-  }
-  fini_spans(l->v, l->cap);
-  if (l->done) (void)cudaEventDestroy(l->done);
   free(l->v);
   free(l);
 }
@@ -95,12 +121,87 @@ void ti_cuda_spans_fini(ti_dev *d) {
   struct ti_cuda_spans *s = d->spans;
   if (!s) return;
   ti_cuda_spans_drop(d, s->recording);
-  fini_spans(s->ring, RING);
-  if (s->base) (void)cudaEventDestroy(s->base);
-  if (s->next) (void)cudaEventDestroy(s->next);
-  if (s->stream) (void)cudaStreamDestroy(s->stream);
+  if (s->copy_done) (void)cudaEventDestroy(s->copy_done);
+  if (s->clock_stream) (void)cudaStreamDestroy(s->clock_stream);
+  if (s->clock) (void)cudaFreeHost(s->clock);
+  if (s->host_at) (void)cudaFreeHost(s->host_at);
+  if (s->ring) (void)cudaFree(s->ring);
   free(s);
   d->spans = NULL;
+}
+
+// ---- writing ----
+
+void ti_cuda_spans_cut(ti_dev *d) {
+  if (d->spans) d->spans->fresh = false;
+}
+
+// *at: the number of a stamp at this place of the stream, or of the recording.
+static ti_status stamp(ti_dev *d, struct ti_cuda_spans *s, uint32_t *at) {
+  uint32_t *n = s->recording ? &s->recording->n_stamp : &s->n_stamp;
+  if (s->fresh && d->last_op == s->said) {
+    *at = *n - 1;
+    return TI_OK;
+  }
+  const ti_status st = ti_cuda_result(d, "span", ti_cuda_stamp(d->stream, s->ring, *n, s->recording != NULL, d->pdl));
+  if (st != TI_OK) return st;
+  *at = (*n)++;
+  if (d->last_op != s->said) snprintf(s->said, sizeof s->said, "%s", d->last_op ? d->last_op : "none");
+  d->last_op = s->said;  // the same words at another address
+  s->fresh = true;
+  return TI_OK;
+}
+
+static mark *new_recorded(struct ti_cuda_span_list *l) {
+  if (l->n == l->cap) {
+    const int cap = l->cap ? 2 * l->cap : 256;
+    mark *v = realloc(l->v, (size_t)cap * sizeof *v);
+    if (!v) {
+      l->lost = true;
+      return NULL;
+    }
+    l->v = v;
+    l->cap = cap;
+  }
+  return &l->v[l->n++];
+}
+
+static mark *new_mark(struct ti_cuda_spans *s) {
+  if (s->recording) return new_recorded(s->recording);
+  return s->head - s->tail < MARKS - MAX_DEPTH ? &s->marks[s->head++ % MARKS] : NULL;  // room for the ends of those that are open
+}
+
+ti_status ti_cuda_span_begin(ti_dev *d, const char *name, int layer) {
+  struct ti_cuda_spans *s = spans_of(d);
+  if (!s) return TI_ERR_NOMEM;
+  if (s->depth == MAX_DEPTH) return TI_ERR_FULL;
+  if (s->step >= 0 && !arm(d, s)) return TI_ERR_NOMEM;
+  (void)nvtxRangePushA(name);
+  bool *open = &s->open[s->depth++];
+  *open = false;
+  mark *m = s->step >= 0 ? new_mark(s) : NULL;
+  if (!m) return TI_OK;
+  *m = (mark){name, layer, 0, s->step};
+  *open = true;
+  return stamp(d, s, &m->at);
+}
+
+ti_status ti_cuda_span_end(ti_dev *d) {
+  struct ti_cuda_spans *s = d->spans;
+  if (!s || s->depth == 0) return TI_ERR_ARG;
+  (void)nvtxRangePop();
+  if (!s->open[--s->depth]) return TI_OK;
+  mark *m = s->recording ? new_recorded(s->recording) : &s->marks[s->head++ % MARKS];
+  if (!m) return TI_OK;
+  *m = (mark){.step = s->step};
+  return stamp(d, s, &m->at);
+}
+
+void ti_cuda_span_step(ti_dev *d, int64_t step) {
+  struct ti_cuda_spans *s = spans_of(d);
+  if (!s) return;
+  s->step = step;
+  if (step >= 0) (void)arm(d, s);  // not in the midst of a recording
 }
 
 // ---- recording ----
@@ -108,109 +209,91 @@ void ti_cuda_spans_fini(ti_dev *d) {
 void ti_cuda_spans_record(ti_dev *d) {
   if (!d->spans) return;  // nobody has asked for spans
   d->spans->recording = calloc(1, sizeof(struct ti_cuda_span_list));
+  d->spans->fresh = false;
 }
 
 struct ti_cuda_span_list *ti_cuda_spans_recorded(ti_dev *d) {
   if (!d->spans) return NULL;
   struct ti_cuda_span_list *l = d->spans->recording;
   d->spans->recording = NULL;
-  if (l && (l->n == 0 || cudaEventCreateWithFlags(&l->done, cudaEventDisableTiming) != cudaSuccess)) {
-    ti_cuda_spans_drop(d, l);
-    return NULL;
-  }
-  return l;
+  d->spans->fresh = false;
+  if (!l || l->n > 0) return l;
+  ti_cuda_spans_drop(d, l);
+  return NULL;
 }
 
-void ti_cuda_spans_launched(ti_dev *d, struct ti_cuda_span_list *l) {
+ti_status ti_cuda_spans_launch(ti_dev *d, const struct ti_cuda_span_list *l) {
   struct ti_cuda_spans *s = d->spans;
-  if (l->pending || !s || s->n_pending == MAX_PENDING || cudaEventRecord(l->done, d->stream) != cudaSuccess) return;  // this launch goes untold
-  l->pending = true;
-  l->read = 0;
-  s->pending[s->n_pending++] = l;
-}
-
-static span *new_recorded(struct ti_cuda_span_list *l, int *at) {
-  if (l->n == l->cap) {
-    const int cap = l->cap ? 2 * l->cap : 64;
-    span *v = realloc(l->v, (size_t)cap * sizeof *v);
-    if (!v) return NULL;
-    memset(v + l->cap, 0, (size_t)(cap - l->cap) * sizeof *v);
-    l->v = v;
-    l->cap = cap;
-  }
-  span *p = &l->v[l->n];
-  if (cudaEventCreate(&p->begin) != cudaSuccess || cudaEventCreate(&p->end) != cudaSuccess) return NULL;
-  *at = l->n++;
-  return p;
-}
-
-ti_status ti_cuda_span_begin(ti_dev *d, const char *name, int layer) {
-  struct ti_cuda_spans *s = spans_of(d);
-  if (!s) return TI_ERR_NOMEM;
-  (void)nvtxRangePushA(name);
-  if (s->depth == MAX_DEPTH) return TI_ERR_FULL;
-  span *p = NULL;
-  int at = -1;
-  if (s->recording) {
-    p = new_recorded(s->recording, &at);
-  } else if (s->head - s->tail < RING) {
-    p = &s->ring[s->head++ % RING];
-  }
-  s->open[s->depth] = p;  // NULL: dropped, nobody reads the ring
-  s->open_at[s->depth++] = at;
-  if (!p) return TI_OK;
-  p->name = name;
-  p->layer = layer;
-  p->closed = false;
-  return ti_cuda_result(d, "span", cudaEventRecordWithFlags(p->begin, d->stream, at >= 0 ? cudaEventRecordExternal : cudaEventRecordDefault));
-}
-
-ti_status ti_cuda_span_end(ti_dev *d) {
-  struct ti_cuda_spans *s = d->spans;
-  (void)nvtxRangePop();
-  if (!s || s->depth == 0) return TI_ERR_ARG;
-  const int at = s->open_at[--s->depth];
-  span *p = at >= 0 && s->recording ? &s->recording->v[at] : s->open[s->depth];  // the list may have moved
-  if (!p) return TI_OK;
-  p->closed = true;
-  return ti_cuda_result(d, "span", cudaEventRecordWithFlags(p->end, d->stream, at >= 0 ? cudaEventRecordExternal : cudaEventRecordDefault));
+  if (!s) return TI_OK;
+  const ti_status st = ti_cuda_result(d, "span", ti_cuda_stamp_base(d->stream, s->ring, s->n_stamp));
+  if (st != TI_OK) return st;
+  if (!l->lost && MARKS - MAX_DEPTH - (s->head - s->tail) >= (uint32_t)l->n)
+    for (int i = 0; i < l->n; i++) s->marks[s->head++ % MARKS] = (mark){l->v[i].name, l->v[i].layer, s->n_stamp + l->v[i].at, s->step};
+  s->n_stamp += l->n_stamp;
+  return TI_OK;
 }
 
 // ---- reading ----
 
-static bool read_span(const struct ti_cuda_spans *s, const span *p, ti_dev_span *out) {
-  float from, to;
-  if (cudaEventElapsedTime(&from, s->base, p->begin) != cudaSuccess || cudaEventElapsedTime(&to, s->base, p->end) != cudaSuccess) {
+static uint64_t host_ns(const struct ti_cuda_spans *s, uint32_t at) {
+  return (uint64_t)(s->base_ns + ((double)s->host_at[at % TI_STAMPS] - s->base_clock));
+}
+
+static bool copied(const struct ti_cuda_spans *s, uint32_t at) { return (int32_t)(s->copied - at) > 0; }
+static bool overwritten(const struct ti_cuda_spans *s, uint32_t at) { return s->n_stamp - at > TI_STAMPS; }
+
+// Of the ring what is new, behind all that is queued.
+static void queue_copy(ti_dev *d, struct ti_cuda_spans *s) {
+  uint32_t n = s->n_stamp - s->copied;
+  if (n > TI_STAMPS) n = TI_STAMPS;
+  for (uint32_t from = s->n_stamp - n; n;) {
+    const uint32_t i = from % TI_STAMPS, run = n < TI_STAMPS - i ? n : TI_STAMPS - i;
+    if (cudaMemcpyAsync(s->host_at + i, s->ring->at + i, run * sizeof *s->host_at, cudaMemcpyDeviceToHost, d->stream) != cudaSuccess) return;
+    from += run;
+    n -= run;
+  }
+  s->copying = s->n_stamp;
+  s->in_copy = cudaEventRecord(s->copy_done, d->stream) == cudaSuccess;
+}
+
+static bool end_copy(struct ti_cuda_spans *s) {
+  if (cudaEventQuery(s->copy_done) != cudaSuccess) {
     (void)cudaGetLastError();
     return false;
   }
-  *out = (ti_dev_span){p->name, p->layer, (uint64_t)(s->base_ns + (double)from * 1e6), (uint64_t)(s->base_ns + (double)to * 1e6)};
+  s->in_copy = false;
+  s->copied = s->copying;
   return true;
 }
 
-static bool passed(cudaEvent_t e) {
-  const bool yes = cudaEventQuery(e) == cudaSuccess;
-  if (!yes) (void)cudaGetLastError();
-  return yes;
+static void fetch(ti_dev *d, struct ti_cuda_spans *s) {
+  if (s->in_copy && !end_copy(s)) return;
+  const uint32_t n = s->n_stamp - s->copied;
+  const bool rests = n && cudaStreamQuery(d->stream) == cudaSuccess;
+  (void)cudaGetLastError();
+  if (!rests && (n < MANY_STAMPS || (s->step >= 0 && n < TI_STAMPS / 2))) return;  // rather behind steps that are not stamped
+  queue_copy(d, s);
+  if (rests && s->in_copy && ti_cuda_wait_event(d, s->copy_done, "span") == TI_OK) (void)end_copy(s);
 }
 
 int ti_cuda_spans(ti_dev *d, ti_dev_span *out, int cap) {
   struct ti_cuda_spans *s = d->spans;
   if (!s) return 0;
+  s->fresh = false;  // the host has looked: what comes next may come late
+  if (s->tail == s->head && !s->in_copy) return 0;
   ti_cuda_use(d);
+  if (s->in_copy || !copied(s, s->marks[(s->head - 1) % MARKS].at)) fetch(d, s);
   int n = 0;
-  while (s->n_pending > 0 && n < cap) {
-    struct ti_cuda_span_list *l = s->pending[0];
-    if (!passed(l->done)) break;
-    for (; l->read < l->n && n < cap; l->read++) n += read_span(s, &l->v[l->read], &out[n]);
-    if (l->read < l->n) break;
-    l->pending = false;
-    memmove(&s->pending[0], &s->pending[1], (size_t)(--s->n_pending) * sizeof(*s->pending));
+  for (; s->tail != s->head && n < cap; s->tail++) {
+    const mark *m = &s->marks[s->tail % MARKS];
+    if (!copied(s, m->at)) break;
+    if (m->name) {
+      if (s->n_begun < MAX_DEPTH) s->begun[s->n_begun++] = *m;
+      continue;
+    }
+    const mark *b = &s->begun[--s->n_begun];
+    if (!overwritten(s, b->at)) out[n++] = (ti_dev_span){b->name, b->layer, host_ns(s, b->at), host_ns(s, m->at), b->step};
   }
-  while (s->tail != s->head && n < cap && s->ring[s->tail % RING].closed && passed(s->ring[s->tail % RING].end)) {
-    n += read_span(s, &s->ring[s->tail % RING], &out[n]);
-    s->tail++;
-  }
-  if ((double)ti_mono_ns() - s->base_ns > REBASE_NS) (void)calibrate(s);
+  if ((double)ti_mono_ns() - s->base_ns > REBASE_NS) (void)calibrate(s, CLOSE_NS);
   return n;
 }

@@ -87,12 +87,14 @@ ti_status ti_cuda_wait_event(ti_dev *d, cudaEvent_t e, const char *what) { retur
 
 ti_status ti_cuda_sync(ti_dev *d) {
   ti_cuda_use(d);
+  ti_cuda_spans_cut(d);
   return poll_until(d, query_stream, d->stream, "sync");
 }
 
 ti_status ti_cuda_mark(ti_dev *d, int i) {
   assert(i >= 0 && i < TI_DEV_MARKS);
   ti_cuda_use(d);
+  ti_cuda_spans_cut(d);
   return ti_cuda_result(d, "mark", cudaEventRecord(d->stage->mark[i], d->stream));
 }
 
@@ -158,6 +160,7 @@ static void make_team(struct ti_cuda_stage *s) {
 ti_status ti_cuda_upload_rows(ti_dev *d, void *dst, size_t dst_pitch, const void *host, size_t host_pitch, size_t bytes, size_t n_row) {
   if (bytes == 0 || n_row == 0) return TI_OK;
   ti_cuda_use(d);
+  ti_cuda_spans_cut(d);
   struct ti_cuda_stage *s = d->stage;
   const bool big = bytes * n_row >= BIG_BYTES, packed = dst_pitch == bytes && host_pitch == bytes;
   if (big && !s->team) make_team(s);
@@ -189,6 +192,7 @@ ti_status ti_cuda_upload(ti_dev *d, void *dst, const void *host, size_t n) { ret
 ti_status ti_cuda_download(ti_dev *d, void *host, const void *src, size_t n) {
   if (n == 0) return TI_OK;
   ti_cuda_use(d);
+  ti_cuda_spans_cut(d);
   return ti_cuda_result(d, "download", cudaMemcpyAsync(host, src, n, cudaMemcpyDeviceToHost, d->stream));  // pageable memory: filled on return
 }
 

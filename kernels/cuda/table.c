@@ -80,6 +80,7 @@ static const ti_kernels cuda_kernels = {
     .span_end = ti_cuda_span_end,
     .spans = ti_cuda_spans,
     .last_error = ti_cuda_last_error,
+    .span_step = ti_cuda_span_step,
 };
 
 const ti_kernels *ti_kernels_cuda(void) { return &cuda_kernels; }

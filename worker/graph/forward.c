@@ -54,11 +54,17 @@ void ti_graph_stamp_end(ti_graph *g) {
   if (g->cfg->trace && g->k->span_begin) (void)!g->k->span_end(g->d);
 }
 
+void ti_graph_step(ti_graph *g, int64_t step) {
+  g->step = step;
+  g->stamped = g->cfg->trace && step % TI_GRAPH_STAMP_EVERY < 2;
+  if (g->cfg->trace && g->k->span_step) g->k->span_step(g->d, g->stamped ? step : -1);
+}
+
 void ti_graph_spans_out(ti_graph *g) {
   if (!g->cfg->trace || !g->k->spans) return;
   ti_dev_span v[64];
   for (int n; (n = g->k->spans(g->d, v, 64)) > 0;)
-    for (int i = 0; i < n; i++) ti_trace_span(g->cfg->trace, TI_GRAPH_DEVICE_TRACK, v[i].name, "device", v[i].begin_ns, v[i].end_ns, -1, v[i].layer);
+    for (int i = 0; i < n; i++) ti_trace_span(g->cfg->trace, TI_GRAPH_DEVICE_TRACK, v[i].name, "device", v[i].begin_ns, v[i].end_ns, v[i].step, v[i].layer);
 }
 
 ti_status ti_graph_all_reduce(ti_graph *g, void *x, size_t n) {
@@ -158,7 +164,11 @@ static ti_status dense_layer(ti_graph *g, int n_lane, const ti_layer_weights *w,
 
 static ti_status last_norm(ti_graph *g, ti_lane *l, const float *weight) {
   const ti_status st = ti_graph_moe_end(g, l);
-  return st || l->batch.batch.n_row == 0 ? st : ti_graph_norm(g, l, weight, NULL, NULL);
+  if (st || l->batch.batch.n_row == 0) return st;
+  ti_graph_stamp(g, "last norm", -1);
+  const ti_status norm = ti_graph_norm(g, l, weight, NULL, NULL);
+  ti_graph_stamp_end(g);
+  return norm;
 }
 
 ti_status ti_graph_layers(ti_graph *g, int n_lane) {

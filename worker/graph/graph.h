@@ -27,6 +27,7 @@
 
 #define TI_GRAPH_RANKS 64          // most tp ranks
 #define TI_GRAPH_DEVICE_TRACK 9    // of the timeline: what the device does
+#define TI_GRAPH_STAMP_EVERY 32  // of so many steps two, one after the other, are stamped on the device (--trace)
 #define TI_GRAPH_WAIT_US 30000000  // bound of a wait for peers
 
 typedef struct ti_piece_times { uint64_t attention_ns, ffn_ns, expert_ns, reduce_ns, head_ns; } ti_piece_times;
@@ -89,6 +90,8 @@ typedef struct ti_graph {
   int n_lane_now;      // of the step at hand
   bool padded;         // the plan's form, for this step
   int64_t step;
+  bool stamped;        // of this step the device's time is taken (ti_graph_step)
+  double copy_rate;    // bytes read and written a second by a copy on the device, measured with --trace; 0: not known
   int layer;           // where the forward is, for errors
   ti_piece_times times;
   int sample_tile;     // rows of logits at once (sample/sampler.h)
@@ -146,6 +149,10 @@ void ti_graph_tap(ti_graph *g, const char *what, int layer, const void *device, 
 void ti_graph_stamp(ti_graph *g, const char *name, int layer);
 void ti_graph_stamp_end(ti_graph *g);
 void ti_graph_spans_out(ti_graph *g);  // finished ones into the timeline
+void ti_graph_step(ti_graph *g, int64_t step);  // a step begins: whether its spans are stamped
+// cost.c: what the pieces of lane 0's batch must read, write and multiply, into the timeline, where the batch is a stamped decode step.
+void ti_graph_costs_out(ti_graph *g);
+void ti_graph_measure_copy(ti_graph *g);  // set-up
 // record.c
 ti_status ti_graph_record_init(ti_graph *g, ti_error *err);
 void ti_graph_record_fini(ti_graph *g);

@@ -233,6 +233,7 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
     st = ti_error_set(err, TI_ERR_NOMEM, "no memory for taps");
   if (!st && cfg->tp->size > 1 && k->async && !(g->h_sum = k->alloc_host(dev, (size_t)g->max_row * (size_t)c->hidden * g->act_bytes))) st = ti_error_set(err, TI_ERR_NOMEM, "no memory for the tensor-parallel ranks' sums");
   if (!st) st = ti_graph_record_init(g, err);
+  if (!st && cfg->trace) ti_graph_measure_copy(g);
   if (st) {
     if (err && !err->code) ti_error_set(err, st, "setting up the model: %s", ti_status_text(st));
     ti_graph_fini(g);

@@ -68,6 +68,23 @@ Test(trace, events_of_two_ranks_become_one_array) {
   json_decref(j);
 }
 
+Test(trace, a_cost_says_what_a_piece_must_do) {
+  ti_trace *t;
+  cr_assert_eq(ti_trace_create(file, 0, &t), TI_OK);
+  ti_trace_costs(t, 9, 7000, &(ti_trace_cost){.name = "qkv", .step = 5, .rows = 64, .bytes = 12e6, .flops = 3e9, .limit_us = 2.5});
+  ti_trace_costs(t, 9, 7000, &(ti_trace_cost){.name = "qkv", .step = 5, .bytes = 1.0 / 0.0});  // JSON has no such number
+  ti_trace_costs(NULL, 9, 7000, &(ti_trace_cost){.name = "qkv"});
+  ti_trace_destroy(t);
+  json_t *j = joined(1);
+  cr_assert_eq(json_array_size(j), 2);
+  const json_t *x = json_array_get(j, 1), *args = json_object_get(x, "args");
+  cr_assert_str_eq(str(x, "cat"), "cost");
+  cr_assert_str_eq(str(x, "ph"), "i");
+  cr_assert(num(args, "step") == 5 && num(args, "rows") == 64 && num(args, "bytes") == 12e6 && num(args, "flops") == 3e9);
+  cr_assert_float_eq(num(args, "limit_us"), 2.5, 1e-12);
+  json_decref(j);
+}
+
 Test(trace, half_a_line_of_a_dead_rank_is_left_out) {
   char path[128];
   snprintf(path, sizeof(path), "%s.rank1", file);

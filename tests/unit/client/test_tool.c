@@ -152,6 +152,56 @@ Test(trace_report, tells_a_devices_idle_time_and_its_dearest_pieces) {
   free(s);
 }
 
+// Two stamped steps of two rows, one after the other, and a prompt's that has no costs: one table, whose rows add up to the step.
+Test(trace_report, has_a_table_of_a_decode_step) {
+  static const char text[] =
+      "[\n"
+      "{\"name\":\"step\",\"pid\":1,\"tid\":0,\"ts\":0,\"cat\":\"step\",\"ph\":\"X\",\"dur\":70,\"args\":{\"step\":31}},\n"
+      "{\"name\":\"embedding\",\"pid\":1,\"tid\":9,\"ts\":0,\"cat\":\"device\",\"ph\":\"X\",\"dur\":90,\"args\":{\"step\":31}},\n"
+      "{\"name\":\"embedding\",\"pid\":1,\"tid\":9,\"ts\":100,\"cat\":\"device\",\"ph\":\"X\",\"dur\":10,\"args\":{\"step\":32}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":110,\"cat\":\"device\",\"ph\":\"X\",\"dur\":30,\"args\":{\"step\":32,\"layer\":0}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":145,\"cat\":\"device\",\"ph\":\"X\",\"dur\":25,\"args\":{\"step\":32,\"layer\":1}},\n"
+      "{\"name\":\"embedding\",\"pid\":1,\"tid\":9,\"ts\":172,\"cat\":\"device\",\"ph\":\"X\",\"dur\":10,\"args\":{\"step\":33}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":182,\"cat\":\"device\",\"ph\":\"X\",\"dur\":30,\"args\":{\"step\":33,\"layer\":0}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":217,\"cat\":\"device\",\"ph\":\"X\",\"dur\":25,\"args\":{\"step\":33,\"layer\":1}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":100,\"cat\":\"cost\",\"ph\":\"i\",\"s\":\"t\",\"args\":{\"step\":32,\"rows\":2,\"bytes\":4000000,"
+      "\"flops\":"
+      "8e6,\"limit_us\":11}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":172,\"cat\":\"cost\",\"ph\":\"i\",\"s\":\"t\",\"args\":{\"step\":33,\"rows\":2,\"bytes\":4000000,"
+      "\"flops\":"
+      "8e6,\"limit_us\":11}},\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":900,\"cat\":\"cost\",\"ph\":\"i\",\"s\":\"t\",\"args\":{\"step\":64,\"rows\":2,\"bytes\":4000000,"
+      "\"flops\":"
+      "8e6,\"limit_us\":11}},\n"
+      "{\"name\":\"step\",\"pid\":1,\"tid\":0,\"ts\":300,\"cat\":\"step\",\"ph\":\"X\",\"dur\":61,\"args\":{\"step\":40}},\n"
+      "{\"name\":\"step\",\"pid\":1,\"tid\":0,\"ts\":400,\"cat\":\"step\",\"ph\":\"X\",\"dur\":60,\"args\":{\"step\":41}},\n"
+      "{\"name\":\"step\",\"pid\":1,\"tid\":0,\"ts\":500,\"cat\":\"step\",\"ph\":\"X\",\"dur\":99,\"args\":{\"step\":42}}\n"
+      "]\n";
+  FILE *f = fmemopen((void *)(uintptr_t)text, sizeof(text) - 1, "r");
+  ti_trace_summary *s = calloc(1, sizeof(*s));
+  ti_error err = {0};
+  cr_assert_eq(ti_trace_summarise(f, s, &err), TI_OK, "%s", err.text);
+  fclose(f);
+  cr_assert_eq(s->n_table, 1);
+  const ti_trace_steps *t = &s->table[0];
+  cr_assert(t->rows == 2 && t->n_step == 2 && t->n_piece == 2 && t->n_between == 1 && t->n_plain == 3);
+  cr_assert_float_eq(t->us, 140, 1e-9);
+  cr_assert_float_eq(t->between_us, 2, 1e-9);
+  cr_assert_float_eq(t->plain_us, 61, 1e-9);
+  cr_assert_str_eq(t->piece[0].name, "embedding");
+  cr_assert_str_eq(t->piece[1].name, "qkv");
+  cr_assert(t->piece[1].n == 4);
+  cr_assert_float_eq(t->piece[1].us, 110, 1e-9);
+  cr_assert_float_eq(t->piece[1].gap_us, 10, 1e-9);
+  cr_assert_float_eq(t->piece[1].limit_us, 22, 1e-9);
+  double sum = 0;
+  for (int i = 0; i < t->n_piece; i++) sum += t->piece[i].us + t->piece[i].gap_us;
+  cr_assert_float_eq(sum, t->us, 1e-9);
+  cr_assert_float_eq(s->rank[0].device_idle_us, 10 + 2, 1e-9);  // 31 to 32, 32 to 33
+  ti_trace_summary_fini(s);
+  free(s);
+}
+
 Test(trace_report, names_the_line_that_is_no_event) {
   static const char text[] = "[\n{\"ph\":\"X\",\"name\":\"a\"},\n{\"ph\":\n";
   FILE *f = fmemopen((void *)(uintptr_t)text, sizeof(text) - 1, "r");

@@ -147,6 +147,28 @@ Test(device, cpu_lists_are_read_as_linux_writes_them) {
   const char *const wrong[] = {"", "\n", "3-1", "a", "1,", "1;2", "0-99999"};
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) cr_assert_eq(ti_cpulist_parse(wrong[i], &set), TI_ERR_FORMAT, "\"%s\"", wrong[i]);
 }
+// What is needed, what there is, what would fit.
+Test(device, weights_that_do_not_fit_are_told_with_what_would) {
+  const uint64_t gib = 1 << 30;
+  ti_device_room r = {.name = "GPU of a test", .index = 2, .sharers = 1, .tp = 1, .total = 80 * gib, .free = 79 * gib, .share = 0.9, .weights = 71 * gib};
+  cr_assert_eq(ti_device_fits(&r, &err), TI_OK);
+  r.weights = 140 * gib;
+  cr_assert_eq(ti_device_fits(&r, &err), TI_ERR_NOMEM);
+  cr_assert(strstr(err.text, "GPU 2 (GPU of a test)") && strstr(err.text, "140 GiB") && strstr(err.text, "72.0 GiB"), "%s", err.text);
+  cr_assert(strstr(err.text, "--tensor-parallel-size 2 ") && !strstr(err.text, "fp8") && !strstr(err.text, "other programs"), "%s", err.text);
+  r.quantised = 71 * gib;
+  r.weights = 150 * gib;
+  cr_assert_eq(ti_device_fits(&r, &err), TI_ERR_NOMEM);
+  cr_assert(strstr(err.text, "--tensor-parallel-size 4 ") && strstr(err.text, "--quantization fp8, which takes 71.0 GiB"), "%s", err.text);
+  r.weights = 60 * gib;
+  r.free = 10 * gib;
+  r.quantised = 0;
+  cr_assert_eq(ti_device_fits(&r, &err), TI_ERR_NOMEM);
+  cr_assert(strstr(err.text, "other programs") && strstr(err.text, "10.0 GiB"), "%s", err.text);
+  r.free = 0;
+  cr_assert_eq(ti_device_fits(&r, &err), TI_ERR_NOMEM);  // and comes to an end
+}
+
 Test(device, auto_without_a_gpu_says_why) {
   int64_t device;
   char note[160];

@@ -1,0 +1,30 @@
+// A library that the CUDA driver loads (CUDA_INJECTION64_PATH) into a worker: once the file that TITAN_TEST_FAULT names is there, a kernel of its own
+// reads where nothing is, on a stream of its own, as a broken kernel of ours would. The context is then lost: whatever the worker does next fails.
+#include <cuda_runtime.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static __global__ void fault_kernel(volatile int *nowhere) { *nowhere = 1; }
+
+static void *wait_and_fault(void *arg) {
+  const char *trigger = (const char *)arg;
+  for (int i = 0; i < 60000 && access(trigger, F_OK) != 0; i++) {
+    const struct timespec ms = {0, 1000000};
+    nanosleep(&ms, NULL);
+  }
+  if (access(trigger, F_OK) != 0 || cudaSetDevice(0) != cudaSuccess) return NULL;
+  cudaStream_t s;
+  if (cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking) == cudaSuccess) fault_kernel<<<1, 1, 0, s>>>((volatile int *)64);
+  return NULL;
+}
+
+extern "C" int InitializeInjection(void) {
+  const char *rank = getenv("OMPI_COMM_WORLD_RANK"), *trigger = getenv("TITAN_TEST_FAULT");
+  pthread_t t;
+  if (!rank || !trigger || strcmp(rank, "1") != 0) return 1;
+  if (pthread_create(&t, NULL, wait_and_fault, (void *)trigger) == 0) pthread_detach(t);
+  return 1;
+}
