@@ -312,6 +312,7 @@ typedef struct ti_permute_args {  // out[i] = x[src[i] / n_top] (zeros where src
 typedef struct ti_grouped_gemm_args {  // block e: out = x * W_e^T; padding rows are not computed
   void *out;                           // [capacity, n] act
   const void *x;                       // [capacity, k] act
+  const void *const *rows;             // or, x being NULL, [capacity] where each of those rows of x [k] act stands; padding's entries are not read
   const ti_weight *w;                  // [n_expert] (host array)
   const int32_t *count, *offset;       // of ti_moe_sort_args
   int n_expert, capacity;

@@ -19,6 +19,7 @@
 #define MR 6
 #define KB 256
 #define MB 96
+#define X_FLOATS (MB * KB)
 
 // RUNS: E4M3 converted to floats. BLOCK has no tiles here: it is converted, or goes through gemm_block_body.h.
 typedef enum form { FORM_F32, FORM_BF16, FORM_F16, FORM_E4M3, FORM_F32_RUNS, FORM_COUNT, FORM_BLOCK = FORM_COUNT } form;
@@ -139,8 +140,9 @@ static const int wide[MR + 1] = {1, 4, 2, 2, 1, 1, 1};  // panels at once of the
 
 typedef struct mat {
   const ti_weight *w;
-  const float *x;     // [m, ldx], or NULL with xq
-  const uint8_t *xq;  // [m, ldx] e4m3, or int8 with block weights, with scales xs [m, ldxs]
+  const float *x;            // [m, ldx], or NULL with xq or rows
+  const float *const *rows;  // [m] where each row of x stands, or NULL
+  const uint8_t *xq;         // [m, ldx] e4m3, or int8 with block weights, with scales xs [m, ldxs]
   const float *xs;
   int64_t ldx, ldxs;
   bool quantise;  // x is quantised on the way: to int8 for block weights, to e4m3 for E4M3
@@ -153,7 +155,7 @@ typedef struct mat {
 
 typedef struct scratch {
   float w[KB * NR];
-  float x[MB * KB];
+  float x[X_FLOATS];  // a block of x: [MB, KB], or all of a few rows
   float xs[MB * (KB / TI_CPU_FP8_BLOCK)];
   float edge[MR * NR];  // the last, partial panel's outputs
   uint8_t q[KB];
@@ -174,6 +176,8 @@ static form form_of(const ti_weight *w) {
       return FORM_BLOCK;
   }
 }
+
+static const float *x_row(const mat *m, int r) { return m->rows ? m->rows[r] : m->x + r * m->ldx; }
 
 // From the first byte of a panel to where k (a multiple of 32) starts in it.
 static size_t panel_offset(const ti_weight *w, int64_t k) {
@@ -217,7 +221,7 @@ static void fetch_x(const mat *m, int r0, int rows, int64_t k0, int64_t k1, scra
         q = m->xq + (r0 + r) * m->ldx + k;
         s->xs[r * n_scale + c] = m->xs[(r0 + r) * m->ldxs + k / TI_CPU_FP8_BLOCK];
       } else {
-        TI_ISA(ti_cpu_quant_block)(m->x + (r0 + r) * m->ldx + k, n, &s->xs[r * n_scale + c], s->q);
+        TI_ISA(ti_cpu_quant_block)(x_row(m, r0 + r) + k, n, &s->xs[r * n_scale + c], s->q);
       }
       int i = 0;
       for (; i + VL <= n; i += VL) vf_store(dst + i, vf_from_e4m3(q + i));
@@ -230,6 +234,13 @@ static void fetch_x(const mat *m, int r0, int rows, int64_t k0, int64_t k1, scra
       }
     }
   }
+}
+
+// The same rows side by side, as they are, where they stand apart: the tiles go from row to row by a stride.
+static void gather_x(const mat *m, int r0, int rows, tile *t, scratch *s) {
+  t->x = s->x;
+  t->ldx = t->k1 - t->k0;
+  for (int r = 0; r < rows; r++) memcpy(s->x + r * t->ldx, m->rows[r0 + r] + t->k0, (size_t)t->ldx * sizeof *s->x);
 }
 
 static void convert_panel(form f, const uint8_t *src, int64_t n, float *dst) {
@@ -254,7 +265,7 @@ static void few_rows(const mat *m, int64_t p0, int64_t p1, tile *t, scratch *s) 
     const int n = p + many <= p1 && (p + many) * NR <= w->n ? many : 1;
     const tile_fn fn = tiles[f][rows][n > 1];
     const int64_t cols = w->n - p * NR;
-    t->w = (const uint8_t *)w->data + (size_t)p * t->w_stride;
+    t->w = (const uint8_t *)w->data + (size_t)p * t->w_stride + panel_offset(w, t->k0);
     t->ws = w->scale ? w->scale + (size_t)p * t->ws_stride : NULL;
     t->out = m->out + p * NR;
     if (n == 1 && cols < NR) {
@@ -320,7 +331,7 @@ static void quant_panels(const mat *m, int64_t p0, int64_t p1, tile *t, scratch 
           if (m->xq)
             take_block((const int8_t *)m->xq + at + b * QB, m->xs[(r0 + r) * m->ldxs + t->k0 / QB + b], zero, code, d, sum);
           else
-            quantise_block(m->x + at + b * QB, zero, code, d, sum);
+            quantise_block(x_row(m, r0 + r) + t->k0 + b * QB, zero, code, d, sum);
         }
       }
       for (int64_t p = p0; p < p1; p++) {
@@ -360,9 +371,15 @@ static void run_panels(const mat *m, int64_t p0, int64_t p1, scratch *s) {
     return;
   }
   if (m->m <= MR && !fetched && !(w->layout & TI_CPU_NAN) && form_of(w) != FORM_BLOCK) {
-    t.x = m->x;
-    t.k1 = w->k;
-    few_rows(m, p0, p1, &t, s);
+    const int64_t most = m->rows && m->m > 1 ? X_FLOATS / m->m / KB * KB : w->k;  // of K at once: what can be gathered
+    for (; t.k0 < w->k && m->m > 0; t.k0 = t.k1, t.zero = false) {
+      t.k1 = t.k0 + most < w->k ? t.k0 + most : w->k;
+      if (m->rows && m->m > 1)
+        gather_x(m, 0, m->m, &t, s);
+      else
+        t.x = x_row(m, 0) + t.k0;
+      few_rows(m, p0, p1, &t, s);
+    }
     return;
   }
   const int64_t kb = KB;
@@ -377,6 +394,8 @@ static void run_panels(const mat *m, int64_t p0, int64_t p1, scratch *s) {
         t.ldx = KB;
         t.xs = s->xs - k / TI_CPU_FP8_BLOCK;
         t.ldxs = KB / TI_CPU_FP8_BLOCK;
+      } else if (m->rows) {
+        gather_x(m, r0, rows, &t, s);
       } else {
         t.x = m->x + r0 * m->ldx + k;
       }
@@ -403,6 +422,7 @@ static void get_part(const gemm_run *run, int i, mat *m) {
   int lo, hi;
   ti_cpu_share(m->m, i % run->parts, run->parts, &lo, &hi);
   m->x = m->x ? m->x + lo * m->ldx : NULL;
+  m->rows = m->rows ? m->rows + lo : NULL;
   m->xq = m->xq ? m->xq + lo * m->ldx : NULL;
   m->xs = m->xs ? m->xs + lo * m->ldxs : NULL;
   m->out += lo * m->ldo;
@@ -530,7 +550,8 @@ static void get_expert(const void *args, const ti_dev *d, int e, mat *m) {
   const ti_grouped_gemm_args *a = args;
   const ti_weight *w = &a->w[e];
   *m = (mat){.w = w, .ldx = w->k, .out = (float *)a->out + (int64_t)a->offset[e] * w->n, .ldo = w->n, .m = a->count[e]};
-  set_x(d, m, (const float *)a->x + (int64_t)a->offset[e] * w->k, NULL);
+  set_x(d, m, a->rows ? NULL : (const float *)a->x + (int64_t)a->offset[e] * w->k, NULL);
+  if (a->rows) m->rows = (const float *const *)a->rows + a->offset[e];
 }
 
 ti_status TI_ISA(ti_cpu_grouped_gemm)(ti_dev *d, const ti_grouped_gemm_args *a) {

@@ -109,10 +109,11 @@ ti_status ref_grouped_gemm(ti_dev *d, const ti_grouped_gemm_args *a) {
   for (int e = 0; e < a->n_expert; e++) {
     const ti_weight *w = &a->w[e];
     assert(a->offset[e] + a->count[e] <= a->capacity);
-    const ti_gemm_args g = {
-        .out = (float *)a->out + a->offset[e] * w->n, .x = (const float *)a->x + a->offset[e] * w->k, .w = w, .m = a->count[e], .out_dtype = TI_F32};
-    const ti_status st = ref_gemm(d, &g);
-    if (st != TI_OK) return st;
+    for (int i = a->offset[e]; i < a->offset[e] + a->count[e]; i++) {
+      const void *x = a->rows ? a->rows[i] : (const float *)a->x + i * w->k;
+      const ti_status st = ref_gemm(d, &(ti_gemm_args){.out = (float *)a->out + i * w->n, .x = x, .w = w, .m = 1, .out_dtype = TI_F32});
+      if (st != TI_OK) return st;
+    }
   }
   return TI_OK;
 }

@@ -271,14 +271,73 @@ Test(grouped_gemm, equals_gemm_expert_by_expert) {
         cf_ok(d, "grouped_gemm", k->grouped_gemm(d->d, &a));
         const float *got = cf_down_act(d, out, n);
         const size_t el = k->act == TI_F32 ? 4 : 2;
+        // The same rows, each at a place of its own: the same bits.
+        const void **rows = cf_host(d, (size_t)s.a.capacity * sizeof *rows);
+        char *apart = cf_up_act(d, cf_floats(d, (size_t)(s.a.capacity * 2 * K), 92, 1.0f), (size_t)(s.a.capacity * 2 * K));
+        for (int r = 0; r < s.a.capacity; r++) {
+          const size_t to = (size_t)((s.a.capacity - 1 - r) * 2 + r % 2) * K * el;
+          rows[r] = s.src[r] < 0 ? NULL : apart + to;
+          if (rows[r]) cf_ok(d, "copy", k->copy(d->d, apart + to, x + (size_t)(r * K) * el, K * el));
+        }
+        void *same = cf_out_act(d, n);
+        const ti_grouped_gemm_args by_row = {.out = same,
+                                             .rows = cf_up(d, rows, (size_t)s.a.capacity * sizeof *rows),
+                                             .w = w,
+                                             .count = s.a.count,
+                                             .offset = s.a.offset,
+                                             .n_expert = E,
+                                             .capacity = s.a.capacity};
+        cf_ok(d, "grouped_gemm by rows", k->grouped_gemm(d->d, &by_row));
+        const float *got_same = cf_down_act(d, same, n);
         for (int e = 0; e < E; e++) {
           const int at = s.offset[e], m = s.count[e];
           for (int p = at + m; p < s.offset[e + 1]; p++) cr_assert(isnan(got[p * N]), "%s: padding row %d was written", k->name, p);
           if (m == 0) continue;
           const ti_gemm_args g = {.out = one, .x = x + (size_t)(at * K) * el, .w = &w[e], .m = m, .out_dtype = k->act};
           cf_ok(d, "gemm", k->gemm(d->d, &g));
+          cf_same_bits(d, "grouped_gemm by rows", got + at * N, got_same + at * N, (size_t)(m * N) * sizeof(float));
           cf_same_bits(d, "grouped_gemm", got + at * N, cf_down_act(d, one, (size_t)(m * N)), (size_t)(m * N) * sizeof(float));
         }
+      }
+      cf_close(d);
+    }
+  }
+}
+
+// More of K than a backend may gather at once.
+Test(grouped_gemm, rows_that_stand_apart_may_be_long) {
+  static const ti_dtype types[] = {TI_F32, TI_BF16, TI_E4M3};
+  enum { K = 9088, N = 33, MOST = 7 };
+  CF_EACH_BACKEND(k) {
+    CF_SKIP_WITHOUT(k, grouped_gemm)
+    const size_t el = k->act == TI_F32 ? 4 : 2;
+    for (int c = 0; c < 3 * MOST; c++) {
+      const int m = 1 + c / 3;
+      cf_dev *d = cf_open(k, TI_ACT_NONE, 2);
+      const ti_weight_src src = cf_weight_src(d, types[c % 3], N, K, 0, 0, 93);
+      ti_weight w;
+      if (!cf_weight(d, &src, 1, 0, &w)) {
+        cf_close(d);
+        continue;
+      }
+      const size_t n = (size_t)(m * N);
+      const int32_t count[] = {m}, offset[] = {0, m};
+      const char *x = cf_up_act(d, cf_floats(d, (size_t)(m * K), 94, 1.0f), (size_t)(m * K));
+      const void *rows[MOST];
+      for (int r = 0; r < m; r++) rows[r] = x + (size_t)((r + 3) % m * K) * el;
+      void *out = cf_out_act(d, n), *one = cf_out_act(d, (size_t)N);
+      const ti_grouped_gemm_args a = {.out = out,
+                                      .rows = cf_up(d, rows, (size_t)m * sizeof *rows),
+                                      .w = &w,
+                                      .count = cf_up(d, count, sizeof count),
+                                      .offset = cf_up(d, offset, sizeof offset),
+                                      .n_expert = 1,
+                                      .capacity = m};
+      cf_ok(d, "grouped_gemm", k->grouped_gemm(d->d, &a));
+      const float *got = cf_down_act(d, out, n);
+      for (int r = 0; r < m; r++) {
+        cf_ok(d, "gemm", k->gemm(d->d, &(ti_gemm_args){.out = one, .x = rows[r], .w = &w, .m = 1, .out_dtype = k->act}));
+        cf_same_bits(d, "a row", got + r * N, cf_down_act(d, one, (size_t)N), (size_t)N * sizeof(float));
       }
       cf_close(d);
     }
