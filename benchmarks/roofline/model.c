@@ -233,7 +233,7 @@ static void run_travel(bench *b, void *arg) {
   (void)b;
   ok(ti_exchange_dispatch_post(t->x, &t->a), "dispatch");
   ok(ti_exchange_dispatch_wait(t->x, 0, &o), "dispatch");
-  ok(ti_exchange_combine_post(t->x, 0, o.rows), "combine");
+  ok(ti_exchange_combine_post(t->x, 0, ti_exchange_y(t->x, 0)), "combine");
   ok(ti_exchange_combine_wait(t->x, 0, t->out, false), "combine");
 }
 
@@ -258,7 +258,7 @@ static void calibrate_exchange(bench *b, const ti_config *c, machine *m) {
   if (!experts) die("memory", "not enough");
   for (int i = 0; i < MAX_ROWS * c->moe.n_top; i++)
     experts[i] = (i % c->moe.n_top) * (c->moe.n_expert / c->moe.n_top) + i * 7 % (c->moe.n_expert / c->moe.n_top);
-  t.a = (ti_dispatch_args){.x = numbers(b, (size_t)MAX_ROWS * (size_t)c->hidden), .experts = experts, .weights = weights};
+  t.a = (ti_dispatch_args){.x = ti_exchange_x(t.x, 0), .experts = experts, .weights = weights};
   double us[2];
   for (int i = 0; i < 2; i++) {
     t.a.n_row = rows[i];

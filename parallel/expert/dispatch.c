@@ -1,10 +1,10 @@
-// Dispatch: pack rows by ep group, exchange, place what came into blocks. The caller's thread; nothing allocates.
+// Dispatch: pack rows by ep group, exchange, list what came in blocks. The caller's thread; nothing allocates.
 //
 //   post: route (slot of each (row, j)) -> pack one message a group -> padded: rows op | counted: counts op, then rows op
-//   wait: sources 0..W-1 in order: check, and copy each row once into each of its blocks
+//   wait: sources 0..W-1 in order: check, and list each row in each of its blocks
 //
-// Copies of a row: one into the message of each remote group, one from there into each block. Rows for ourselves go from x to the blocks at once; in
-// the counted form while the others' are in flight.
+// Copies of a row: one into the message of each group that has ranks on other hosts; one into our window, unless it stands there, when other ranks of
+// this host have a route of it. None at the receiver, and none of rows for ourselves.
 #include <string.h>
 
 #include "base/clock.h"
@@ -12,11 +12,16 @@
 #include "base/size.h"
 #include "parallel/expert/exchange_priv.h"
 
-static size_t rows_at(const ti_exchange *x, int n_route) {
-  const size_t meta = (size_t)n_route * (x->cfg.deterministic ? sizeof(uint32_t) : sizeof(uint32_t) + sizeof(float));
-  return ti_size_align(TI_MESSAGE_HEAD + meta, 64);
+static size_t numbers_at(const ti_exchange *x, int n_route) {
+  return TI_MESSAGE_HEAD + (size_t)n_route * (x->cfg.deterministic ? sizeof(uint32_t) : sizeof(uint32_t) + sizeof(float));
 }
-static size_t message_bytes(const ti_exchange *x, int n_row, int n_route) { return rows_at(x, n_route) + (size_t)n_row * x->row_bytes; }
+static size_t rows_at(const ti_exchange *x, int n_row, int n_route) {
+  return ti_size_align(numbers_at(x, n_route) + (size_t)n_row * sizeof(int32_t), 64);
+}
+// in_place: the reader finds the rows in the sender's window.
+static size_t message_bytes(const ti_exchange *x, int n_row, int n_route, bool in_place) {
+  return rows_at(x, n_row, n_route) + (in_place ? 0 : (size_t)n_row * x->row_bytes);
+}
 
 // Slots and counts of this batch's routes.
 static ti_status route(ti_exchange *x, ti_micro *m, const ti_dispatch_args *a) {
@@ -56,7 +61,19 @@ static ti_status route(ti_exchange *x, ti_micro *m, const ti_dispatch_args *a) {
   return TI_OK;
 }
 
-// The messages of all groups; rows only where another rank will read them.
+// Rows that other ranks of this host will read, into the window, each at its own number.
+static void fill_window(ti_exchange *x, ti_micro *m) {
+  const int n_top = x->cfg.n_top;
+  char *to = ti_exchange_x(x, (int)(m - x->micro));
+  if (m->x == to || x->window.n_peer == 0) return;
+  for (int r = 0; r < m->n_row; r++) {
+    bool read = false;
+    for (int i = r * n_top; i < (r + 1) * n_top && !read; i++) read = m->slot[i] >= 0 && x->group_sees[x->slot_group[m->slot[i]]];
+    if (read) memcpy(to + (size_t)r * x->row_bytes, m->x + (size_t)r * x->row_bytes, x->row_bytes);
+  }
+}
+
+// The messages of all groups; rows only for ranks that do not see our window.
 static void pack(ti_exchange *x, ti_micro *m) {
   const int n_top = x->cfg.n_top, ep = x->cfg.mesh.ep;
   for (int g = 0; g < ep; g++) {
@@ -66,9 +83,9 @@ static void pack(ti_exchange *x, ti_micro *m) {
     memcpy(msg, (int32_t[2]){n_row, n_route}, 8);
     uint32_t *routes = (uint32_t *)(msg + TI_MESSAGE_HEAD);
     float *weights = (float *)(routes + n_route);
-    char *rows = msg + rows_at(x, n_route);
-    const bool copy = g != x->group || x->cfg.mesh.etp > 1;
+    char *rows = msg + rows_at(x, n_row, n_route);
     const int32_t *list = m->send_row + (size_t)g * x->cfg.max_row;
+    memcpy(msg + numbers_at(x, n_route), list, (size_t)n_row * sizeof *list);
     for (int k = 0, at = 0; k < n_row; k++) {
       uint32_t first = TI_ROUTE_FIRST;
       for (int i = list[k] * n_top; i < (list[k] + 1) * n_top; i++) {
@@ -78,7 +95,7 @@ static void pack(ti_exchange *x, ti_micro *m) {
         first = 0;
         at++;
       }
-      if (copy) memcpy(rows + (size_t)k * x->row_bytes, (const char *)m->x + (size_t)list[k] * x->row_bytes, x->row_bytes);
+      if (x->group_waits[g]) memcpy(rows + (size_t)k * x->row_bytes, m->x + (size_t)list[k] * x->row_bytes, x->row_bytes);
     }
   }
 }
@@ -89,12 +106,12 @@ static ti_status post_rows(ti_exchange *x, ti_micro *m) {
     const int g = d / etp;
     m->send_at[d] = (size_t)g * x->region_bytes;
     m->recv_at[d] = (size_t)d * x->region_bytes;
-    m->send_n[d] = d == self ? 0 : message_bytes(x, m->group_rows[g], m->group_routes[g]);
+    m->send_n[d] = d == self ? 0 : message_bytes(x, m->group_rows[g], m->group_routes[g], x->window.seen[d]);
     if (d == self)
       m->recv_n[d] = 0;
     else if (m->padded)
       m->recv_n[d] = x->region_bytes;  // counted: ti_dispatch_counts_done knows
-    x->stats.bytes_sent += m->send_n[d];
+    x->stats.bytes_sent += d == self ? 0 : message_bytes(x, m->group_rows[g], m->group_routes[g], false);
     x->stats.rows_sent += d == self ? 0u : (uint64_t)m->group_rows[g];
   }
   m->phase = TI_MICRO_ROWS;
@@ -122,7 +139,7 @@ ti_status ti_exchange_dispatch_post(ti_exchange *x, const ti_dispatch_args *a) {
     return TI_ERR_RANGE;
   }
   ti_micro *m = &x->micro[a->micro];
-  if (m->phase != TI_MICRO_IDLE && m->phase != TI_MICRO_PLACED) return m->phase == TI_MICRO_FAILED ? m->status : TI_ERR_ARG;
+  if (m->phase != TI_MICRO_IDLE) return m->phase == TI_MICRO_FAILED ? m->status : TI_ERR_ARG;  // until our results are here, others may read x
   const uint64_t start = ti_mono_ns();
   m->x = a->x;
   m->n_row = a->n_row;
@@ -130,19 +147,19 @@ ti_status ti_exchange_dispatch_post(ti_exchange *x, const ti_dispatch_args *a) {
   m->own_placed = false;
   ti_status st = route(x, m, a);
   if (st) return st;
+  fill_window(x, m);
   pack(x, m);
   const char *own = m->send + (size_t)x->group * x->region_bytes;
   ti_source *s = &m->source[x->cfg.worker];
-  *s = (ti_source){m->group_rows[x->group], m->group_routes[x->group], (const uint32_t *)(own + TI_MESSAGE_HEAD), NULL, NULL};
+  *s = (ti_source){.n_row = m->group_rows[x->group],
+                   .n_route = m->group_routes[x->group],
+                   .routes = (const uint32_t *)(own + TI_MESSAGE_HEAD),
+                   .rows = m->x,
+                   .number = m->send_row + (size_t)x->group * x->cfg.max_row};
   s->weights = (const float *)(s->routes + s->n_route);
   st = x->cfg.mesh.workers == 1 || a->padded ? post_rows(x, m) : post_counts(x, m);
   x->stats.dispatch_ns += ti_mono_ns() - start;
   return st ? ti_exchange_fail(x, m, st, "dispatch") : TI_OK;
-}
-
-static ti_status bad_peer(int peer, const char *what, long value, long limit) {
-  ti_log_error("exchange: peer=%d sent %s=%ld, limit=%ld", peer, what, value, limit);
-  return TI_ERR_RANGE;
 }
 
 // Blocks from rows_of: counts, offsets, and where each source's part of each block begins.
@@ -164,21 +181,20 @@ static void lay_out(ti_exchange *x, ti_micro *m) {
   m->offset[n_local] = at;
 }
 
-// One source's rows into the blocks. The row numbers of its message are its FIRST flags; counts were checked by whoever filled rows_of.
+// One source's rows into the blocks' lists. Its rows begin where its FIRST flags are; counts were checked by whoever filled rows_of.
 static void place(ti_exchange *x, ti_micro *m, int s) {
   const ti_source *src = &m->source[s];
-  const int32_t *list = m->send_row + (size_t)x->group * x->cfg.max_row;
   int32_t *cursor = x->cursor, *place_of = m->place ? m->place + (size_t)s * x->route_cap : NULL;
   memcpy(cursor, m->begin_of + (size_t)s * x->max_local, (size_t)x->n_local * sizeof *cursor);
   const char *row = NULL;
   for (int i = 0, k = 0; i < src->n_route; i++) {
     if (src->routes[i] & TI_ROUTE_FIRST) {
-      row = src->rows ? src->rows + (size_t)k * x->row_bytes : (const char *)m->x + (size_t)list[k] * x->row_bytes;
+      row = src->rows + (size_t)(src->number ? src->number[k] : k) * x->row_bytes;
       k++;
     }
     const int32_t to = cursor[src->routes[i] & ~TI_ROUTE_FIRST]++;
     if (place_of) place_of[i] = to;
-    memcpy(m->blocks + (size_t)to * x->row_bytes, row, x->row_bytes);
+    m->row[to] = row;
   }
 }
 
@@ -193,17 +209,17 @@ ti_status ti_dispatch_counts_done(ti_exchange *x, ti_micro *m) {
   for (int s = 0; s < W; s++) {
     if (s == self) continue;
     const int32_t *in = m->count_recv + (size_t)s * stride;
-    if (in[0] < 0 || in[0] > max_row) return bad_peer(s, "n_row", in[0], max_row);
+    if (in[0] < 0 || in[0] > max_row) return ti_exchange_bad_peer(s, "n_row", in[0], max_row);
     long total = 0;
     for (int e = 0; e < x->n_local; e++) {
-      if (in[1 + e] < 0 || in[1 + e] > max_row * x->cfg.n_top) return bad_peer(s, "rows for an expert", in[1 + e], (long)max_row * x->cfg.n_top);
+      if (in[1 + e] < 0 || in[1 + e] > max_row * x->cfg.n_top) return ti_exchange_bad_peer(s, "rows for an expert", in[1 + e], (long)max_row * x->cfg.n_top);
       m->rows_of[(size_t)s * x->max_local + e] = in[1 + e];
       total += in[1 + e];
     }
-    if (total > x->route_cap || total < in[0]) return bad_peer(s, "n_route", total, x->route_cap);
+    if (total > x->route_cap || total < in[0]) return ti_exchange_bad_peer(s, "n_route", total, x->route_cap);
     m->source[s].n_row = in[0];
     m->source[s].n_route = (int)total;
-    m->recv_n[s] = message_bytes(x, in[0], (int)total);
+    m->recv_n[s] = message_bytes(x, in[0], (int)total, x->window.peer[s] != NULL);
   }
   count_own(x, m);
   lay_out(x, m);
@@ -218,31 +234,39 @@ ti_status ti_dispatch_counts_done(ti_exchange *x, ti_micro *m) {
 static ti_status open_message(ti_exchange *x, ti_micro *m, int s) {
   const char *msg = m->recv + (size_t)s * x->region_bytes;
   ti_source *src = &m->source[s];
+  const bool in_place = x->window.peer[s] != NULL;
   int32_t head[2];
-  if (m->padded && m->got[s] < TI_MESSAGE_HEAD) return bad_peer(s, "bytes", (long)m->got[s], TI_MESSAGE_HEAD);
+  if (m->padded && m->got[s] < TI_MESSAGE_HEAD) return ti_exchange_bad_peer(s, "bytes", (long)m->got[s], TI_MESSAGE_HEAD);
   memcpy(head, msg, sizeof head);
   if (m->padded) {
-    if (head[0] < 0 || head[0] > x->cfg.max_row) return bad_peer(s, "n_row", head[0], x->cfg.max_row);
-    if (head[1] < head[0] || head[1] > x->route_cap) return bad_peer(s, "n_route", head[1], x->route_cap);
-    if (m->got[s] != message_bytes(x, head[0], head[1])) return bad_peer(s, "bytes", (long)m->got[s], (long)message_bytes(x, head[0], head[1]));
+    if (head[0] < 0 || head[0] > x->cfg.max_row) return ti_exchange_bad_peer(s, "n_row", head[0], x->cfg.max_row);
+    if (head[1] < head[0] || head[1] > x->route_cap) return ti_exchange_bad_peer(s, "n_route", head[1], x->route_cap);
+    const size_t bytes = message_bytes(x, head[0], head[1], in_place);
+    if (m->got[s] != bytes) return ti_exchange_bad_peer(s, "bytes", (long)m->got[s], (long)bytes);
   } else if (head[0] != src->n_row || head[1] != src->n_route) {
-    return bad_peer(s, "n_row other than its count", head[0], src->n_row);
+    return ti_exchange_bad_peer(s, "n_row other than its count", head[0], src->n_row);
   }
-  *src = (ti_source){head[0], head[1], (const uint32_t *)(msg + TI_MESSAGE_HEAD), NULL, msg + rows_at(x, head[1])};
+  *src = (ti_source){.n_row = head[0], .n_route = head[1], .routes = (const uint32_t *)(msg + TI_MESSAGE_HEAD), .rows = msg + rows_at(x, head[0], head[1])};
   src->weights = (const float *)(src->routes + src->n_route);
+  if (in_place) {
+    src->rows = ti_exchange_x_of(x, m, s);
+    src->number = (const int32_t *)(msg + numbers_at(x, head[1]));
+    for (int k = 0; k < src->n_row; k++)
+      if (src->number[k] < 0 || src->number[k] >= x->cfg.max_row) return ti_exchange_bad_peer(s, "row", src->number[k], x->cfg.max_row - 1);
+  }
   int32_t *n = x->cursor;
   memset(n, 0, (size_t)x->n_local * sizeof *n);
   int rows = 0;
   for (int i = 0; i < src->n_route; i++) {
     const uint32_t slot = src->routes[i] & ~TI_ROUTE_FIRST;
-    if (slot >= (uint32_t)x->n_local) return bad_peer(s, "slot", (long)slot, x->n_local - 1);
+    if (slot >= (uint32_t)x->n_local) return ti_exchange_bad_peer(s, "slot", (long)slot, x->n_local - 1);
     n[slot]++;
     rows += (src->routes[i] & TI_ROUTE_FIRST) != 0;
   }
-  if (rows != src->n_row || (rows > 0 && !(src->routes[0] & TI_ROUTE_FIRST))) return bad_peer(s, "rows without routes", rows, src->n_row);
+  if (rows != src->n_row || (rows > 0 && !(src->routes[0] & TI_ROUTE_FIRST))) return ti_exchange_bad_peer(s, "rows without routes", rows, src->n_row);
   int32_t *announced = m->rows_of + (size_t)s * x->max_local;
   for (int e = 0; e < x->n_local && !m->padded; e++)
-    if (n[e] != announced[e]) return bad_peer(s, "rows for an expert other than its count", n[e], announced[e]);
+    if (n[e] != announced[e]) return ti_exchange_bad_peer(s, "rows for an expert other than its count", n[e], announced[e]);
   memcpy(announced, n, (size_t)x->n_local * sizeof *n);
   return TI_OK;
 }
@@ -270,6 +294,6 @@ ti_status ti_exchange_dispatch_wait(ti_exchange *x, int micro, ti_dispatch_out *
     if (s != self || !m->own_placed) place(x, m, s);
   m->phase = TI_MICRO_PLACED;
   x->stats.dispatch_ns += ti_mono_ns() - start;
-  *out = (ti_dispatch_out){m->blocks, m->count, m->offset, x->n_local, m->offset[x->n_local]};
+  *out = (ti_dispatch_out){m->row, m->count, m->offset, x->n_local, m->offset[x->n_local]};
   return TI_OK;
 }

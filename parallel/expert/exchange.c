@@ -23,6 +23,12 @@ ti_status ti_exchange_fail(ti_exchange *x, ti_micro *m, ti_status st, const char
   return st;
 }
 
+ti_status ti_exchange_bad_peer(int peer, const char *what, long value, long limit) {
+  ti_log_error("exchange: peer=%d sent %s=%ld, limit=%ld", peer, what, value, limit);
+  return TI_ERR_RANGE;
+}
+
+// The fence: whatever we wrote into our window, or read from others', is over before the message that says so.
 ti_status ti_exchange_post(ti_exchange *x, ti_micro *m, ti_dtype type, const void *send, void *recv, bool bounded) {
   m->op = (ti_coll_op){
       .kind = TI_COLL_ALL_TO_ALL,
@@ -35,6 +41,7 @@ ti_status ti_exchange_post(ti_exchange *x, ti_micro *m, ti_dtype type, const voi
       .recv_offsets = m->recv_at,
       .got = bounded ? m->got : NULL,
   };
+  atomic_thread_fence(memory_order_seq_cst);
   return m->coll->ops->post(m->coll, &m->op);
 }
 
@@ -42,6 +49,7 @@ ti_status ti_exchange_wait_op(ti_exchange *x, ti_micro *m, const char *doing) {
   const uint64_t start = ti_mono_ns();
   const ti_status st = m->coll->ops->wait(m->coll, &m->op, ti_coll_get_timeout());
   const uint64_t ns = ti_mono_ns() - start;
+  atomic_thread_fence(memory_order_seq_cst);
   x->stats.exposed_ns += ns;
   if (m->coll->late_rank >= 0) x->late_ns[m->coll->late_rank] += ns;
   return st ? ti_exchange_fail(x, m, st, doing) : TI_OK;
@@ -117,14 +125,15 @@ static ti_status size_up(ti_exchange *x, ti_error *err) {
   const size_t cap = (size_t)c->max_row * (size_t)(c->n_top < x->max_local ? c->n_top : x->max_local);  // a row's experts are distinct
   const size_t blocks = W * cap + (size_t)x->n_local * (size_t)c->align;
   x->row_bytes = row;
-  x->region_bytes = ti_size_align(TI_MESSAGE_HEAD + routes * 8, 64) + ti_size_align((size_t)c->max_row * row, 64);
-  x->back_bytes = ti_size_align((c->deterministic ? cap : (size_t)c->max_row) * row, 64);
+  x->region_bytes = ti_size_align(TI_MESSAGE_HEAD + routes * 8 + (size_t)c->max_row * 4, 64) + ti_size_align((size_t)c->max_row * row, 64);
+  x->back_bytes = ti_size_align(ti_size_max((c->deterministic ? cap : (size_t)c->max_row) * row, (size_t)x->max_local * sizeof(int32_t)), 64);
   if (blocks > INT_MAX || x->region_bytes > INT_MAX || x->back_bytes > INT_MAX)
     return ti_error_set(err, TI_ERR_RANGE, "exchange: %d rows of %zu bytes with %d experts each: a peer's message would exceed 2 GiB; lower max_row",
                         c->max_row, row, c->n_top);
   x->route_cap = (int)cap;
   x->capacity = (int)blocks;
-  x->blocks_bytes = blocks * row;
+  x->x_bytes = ti_size_align((size_t)c->max_row * row, 4096);
+  x->y_bytes = ti_size_align((W * cap + (size_t)x->max_local * (size_t)c->align) * row, 4096);  // the same on all ranks
   x->place_bytes = c->deterministic ? 0 : W * cap * sizeof(int32_t);
   return TI_OK;
 }
@@ -147,7 +156,9 @@ static void hand_out(ti_exchange *x, ti_pieces *p) {
   x->cursor = piece(p, ti_size_max(slots, W), sizeof *x->cursor);
   x->term = piece(p, terms, sizeof *x->term);
   x->term_weight = piece(p, terms, sizeof *x->term_weight);
-  x->own_part = piece(p, 1, x->row_bytes);
+  x->part = piece(p, (size_t)c->n_top * (size_t)c->mesh.etp, x->row_bytes);
+  x->group_sees = piece(p, ep, sizeof *x->group_sees);
+  x->group_waits = piece(p, ep, sizeof *x->group_waits);
   x->late_ns = piece(p, W, sizeof *x->late_ns);
   x->load = piece(p, local, sizeof *x->load);
   for (int i = 0; i < 2; i++) {
@@ -179,16 +190,29 @@ static ti_status make_micro(ti_exchange *x, ti_micro *m, ti_coll *world, const i
   const size_t W = (size_t)x->cfg.mesh.workers, groups = (size_t)x->cfg.mesh.ep;
   ti_status st = world->ops->subset(world, all, (int)W, &m->coll, err);
   if (st) return ti_error_prefix(err, "exchange");
-  const size_t counts = W * (size_t)(1 + x->max_local) * sizeof(int32_t);
+  const size_t counts = W * ti_size_max((size_t)(1 + x->max_local) * sizeof(int32_t), 64);
   st = m->coll->ops->reserve(m->coll, ti_size_max(W * ti_size_max(x->region_bytes, x->back_bytes), counts), 1);
   m->send = ti_lazy_alloc(groups * x->region_bytes);
   m->recv = ti_lazy_alloc(W * x->region_bytes);
-  m->blocks = ti_lazy_alloc(x->blocks_bytes);
+  m->row = ti_lazy_alloc((size_t)x->capacity * sizeof *m->row);
   m->back_send = ti_lazy_alloc(W * x->back_bytes);
   m->back_recv = ti_lazy_alloc(W * x->back_bytes);
   if (x->place_bytes) m->place = ti_lazy_alloc(x->place_bytes);
-  if (st || !m->send || !m->recv || !m->blocks || !m->back_send || !m->back_recv || (x->place_bytes && !m->place))
+  if (st || !m->send || !m->recv || !m->row || !m->back_send || !m->back_recv || (x->place_bytes && !m->place))
     return ti_error_set(err, st ? st : TI_ERR_NOMEM, "exchange: no room for regions of %zu bytes a peer", x->region_bytes + x->back_bytes);
+  return TI_OK;
+}
+
+// Who of each group reads our rows where they stand, and who needs them in messages.
+static ti_status make_window(ti_exchange *x, ti_error *err) {
+  ti_coll *c = x->micro[0].coll;
+  ti_status st = ti_window_create(c, 2 * (x->x_bytes + x->y_bytes), !x->cfg.messages_only, &x->window, err);
+  if (st) return ti_error_prefix(err, "exchange");
+  for (int d = 0; d < x->cfg.mesh.workers; d++) {
+    if (d == x->cfg.worker) continue;
+    bool *group = x->window.seen[d] ? x->group_sees : x->group_waits;
+    group[d / x->cfg.mesh.etp] = true;
+  }
   return TI_OK;
 }
 
@@ -228,6 +252,7 @@ ti_status ti_exchange_create(const ti_exchange_config *cfg, ti_coll *world, cons
   pieces = (ti_pieces){.base = (char *)ti_size_align((size_t)x->ints, 64)};
   hand_out(x, &pieces);
   for (int i = 0; i < 2 && !st; i++) st = make_micro(x, &x->micro[i], world, all, err);
+  if (!st) st = make_window(x, err);
   for (int i = 0; i < x->cfg.n_layer && !st; i++) st = ti_exchange_set_placement(x, i, p);
   if (st) goto err_destroy;
   free(all);
@@ -255,7 +280,7 @@ void ti_exchange_destroy(ti_exchange *x) {
     const bool abandoned = c && c->abandoned > 0;
     leak |= abandoned;
     ti_coll_destroy(c);
-    ti_lazy_free(m->blocks, x->blocks_bytes);
+    ti_lazy_free(m->row, (size_t)x->capacity * sizeof *m->row);
     ti_lazy_free(m->place, x->place_bytes);
     if (abandoned) continue;
     ti_lazy_free(m->send, (size_t)x->cfg.mesh.ep * x->region_bytes);
@@ -263,6 +288,7 @@ void ti_exchange_destroy(ti_exchange *x) {
     ti_lazy_free(m->back_send, W * x->back_bytes);
     ti_lazy_free(m->back_recv, W * x->back_bytes);
   }
+  ti_window_fini(&x->window);
   if (!leak) free(x->ints);
   free(x->slot_group);
   free(x->slot_of);
@@ -270,6 +296,8 @@ void ti_exchange_destroy(ti_exchange *x) {
 }
 
 int ti_exchange_capacity(const ti_exchange *x) { return x->capacity; }
+void *ti_exchange_x(const ti_exchange *x, int micro) { return x->window.own + (size_t)micro * x->x_bytes; }
+void *ti_exchange_y(const ti_exchange *x, int micro) { return x->window.own + 2 * x->x_bytes + (size_t)micro * x->y_bytes; }
 
 void ti_exchange_stats_take(ti_exchange *x, ti_exchange_stats *out) {
   x->stats.slowest_peer = -1;

@@ -2,9 +2,14 @@
 //
 // One message a (source, ep group), the same for all etp ranks of the group:
 //
-//   | int32 n_row | int32 n_route | 0 .. |  routes, int32 [n_route]      | weights, fp32 [n_route] | 0.. | rows [n_row, dim]      |
-//   |<------------- 64 bytes ----------->|  local slot | FIRST on a      |  only in the form that  |     ^ a multiple of 64 bytes
+//   | int32 n_row | int32 n_route | 0 .. |  routes, int32 [n_route]      | weights, fp32 [n_route] | row numbers   | 0.. | rows [n_row, dim]      |
+//   |<------------- 64 bytes ----------->|  local slot | FIRST on a      |  only in the form that  | int32 [n_row] |     ^ a multiple of 64 bytes
 //                                           row's first route               sums at the experts
+//
+// A rank that sees our window gets all but the rows, and finds those in the window by their numbers. The combine's message to a rank that sees our
+// window is int32 [max_local]: where in our blocks, and so in the window's y, its rows for each of our slots begin. Every window has one layout:
+//
+//   | x of micro 0 [max_row, dim] | x of micro 1 | y of micro 0 [y_bytes] | y of micro 1 |
 //
 // Its place in every region is fixed (region_bytes a peer, untouched pages cost nothing), in both forms; the padded form posts receives of that size
 // at once, the counted form learns the exact sizes first from a message of int32 [1 + max_local]: n_row, then the rows for each of the receiver's
@@ -14,6 +19,7 @@
 #ifndef TI_PARALLEL_EXCHANGE_PRIV_H
 #define TI_PARALLEL_EXCHANGE_PRIV_H
 #include "parallel/expert/exchange.h"
+#include "parallel/window.h"
 
 #define TI_ROUTE_FIRST 0x80000000u
 #define TI_MESSAGE_HEAD 64
@@ -32,7 +38,8 @@ typedef struct ti_source {
   int n_row, n_route;
   const uint32_t *routes;
   const float *weights;
-  const char *rows;  // NULL for ourselves: rows stand in x, by send_row
+  const char *rows;     // row k stands at rows[number[k]]; number NULL: at rows[k]
+  const int32_t *number;
 } ti_source;
 
 typedef struct ti_micro {
@@ -42,7 +49,7 @@ typedef struct ti_micro {
   bool padded, own_placed;
   ti_status status;  // of what failed
   // source side
-  const void *x;
+  const char *x;
   int n_row;
   int32_t *slot;                       // [max_row, n_top] slot of each route, -1: none
   int32_t *index;                      // [max_row, n_top] which of this source's rows for that slot
@@ -57,8 +64,9 @@ typedef struct ti_micro {
   int32_t *rows_of;         // [W, max_local] rows of each source in each block
   int32_t *begin_of;        // [W, max_local] where in all blocks they begin
   int32_t *place;           // [W, route_cap] block row of each route; only when experts sum
+  const void **row;         // [capacity] where each row of the blocks stands
   // memory: regions of region_bytes (dispatch) and back_bytes (combine) a peer
-  char *send, *recv, *blocks, *back_send, *back_recv;
+  char *send, *recv, *back_send, *back_recv;
   const char *y;
   int32_t *count_send, *count_recv;                   // [W, 1 + max_local]
   size_t *send_n, *send_at, *recv_n, *recv_at, *got;  // [W] the operation's
@@ -70,11 +78,13 @@ struct ti_exchange {
   int *slot_group, *slot_local;                                          // [n_slot]
   int *group_first;                                                      // [ep + 1] first slot of each ep group
   int32_t *slot_of;                                                      // [n_layer, n_expert] the slot this worker's rows use
-  size_t row_bytes, region_bytes, back_bytes, blocks_bytes, place_bytes;
+  ti_window window;
+  bool *group_sees, *group_waits;  // [ep] whether another rank of the group sees our window; whether one needs its rows in a message
+  size_t row_bytes, region_bytes, back_bytes, place_bytes, x_bytes, y_bytes;
   int32_t *cursor;    // [max(n_slot, W)] scratch
   const void **term;  // [max(n_top * etp, W)] scratch of a weighted sum
   float *term_weight;
-  char *own_part;  // [dim] our own partial sum
+  char *part;  // [n_top * etp, dim] partial sums of a row that this rank makes itself
   ti_micro micro[2];
   ti_exchange_stats stats;
   uint64_t *late_ns;  // [W] waiting that ended with each peer
@@ -87,6 +97,17 @@ ti_status ti_exchange_fail(ti_exchange *x, ti_micro *m, ti_status st, const char
 ti_status ti_exchange_wait_op(ti_exchange *x, ti_micro *m, const char *doing);
 // Posts an all-to-all of `bytes of type` with the counts and places in m; bounded: receives are upper bounds.
 ti_status ti_exchange_post(ti_exchange *x, ti_micro *m, ti_dtype type, const void *send, void *recv, bool bounded);
+
+// Where rank d's rows of a micro stand for us: its x and y, d being ourselves or seen.
+static inline const char *ti_exchange_x_of(const ti_exchange *x, const ti_micro *m, int d) {
+  return x->window.peer[d] + (size_t)(m - x->micro) * x->x_bytes;
+}
+static inline const char *ti_exchange_y_of(const ti_exchange *x, const ti_micro *m, int d) {
+  return x->window.peer[d] + 2 * x->x_bytes + (size_t)(m - x->micro) * x->y_bytes;
+}
+
+// A peer's message is wrong: says so, TI_ERR_RANGE.
+ti_status ti_exchange_bad_peer(int peer, const char *what, long value, long limit);
 
 // dispatch.c. The counts have come: posts the rows.
 ti_status ti_dispatch_counts_done(ti_exchange *x, ti_micro *m);

@@ -12,6 +12,7 @@
 #include "check.h"
 #include "parallel/coll.h"
 #include "parallel/expert/exchange.h"
+#include "parallel/window.h"
 #include "base/placement.h"
 
 enum { DIM = 19, N_TOP = 3, N_EXPERT = 7, MAX_ROW = 40, ALIGN = 8, MAX_W = 8, MAX_ETP = 8 };
@@ -91,7 +92,7 @@ static void check_blocks(const world_case *c, routing k, uint32_t seed, const ti
           const int e = expert_of(k, seed, s, r, j);
           if (e < 0 || ti_placement_slot(c->p, m, e, s) != slot) continue;
           for (int d = 0; d < DIM; d++)
-            bad += !same(get(o->rows, c->cfg.dtype, (size_t)(at + n) * DIM + (size_t)d), x_of(c->cfg.dtype, seed, s, r, d));
+            bad += !same(get(o->rows[at + n], c->cfg.dtype, (size_t)d), x_of(c->cfg.dtype, seed, s, r, d));
           n++;
         }
     CHECK(o->count[l] == n, "block %d has %d rows, not %d", l, o->count[l], n);
@@ -137,23 +138,24 @@ static float naive_out(const world_case *c, routing k, uint32_t seed, int r, int
 typedef struct round_state {
   routing k;
   uint32_t seed;
-  bool padded;
-  _Alignas(8) char x[MAX_ROW * DIM * 4], out[MAX_ROW * DIM * 4];
+  bool padded, in_window;  // whether x and y are written into the exchange's own memory
+  _Alignas(8) char own_x[MAX_ROW * DIM * 4], out[MAX_ROW * DIM * 4];
   int32_t experts[MAX_ROW * N_TOP];
   float weights[MAX_ROW * N_TOP];
-  char *y;
+  char *own_y;
 } round_state;
 
 static void round_post(world_case *c, round_state *q, int micro) {
   const int n = n_row_of(q->k, q->seed, rank);
+  char *x = q->in_window ? ti_exchange_x(c->x, micro) : q->own_x;
   for (int r = 0; r < n; r++) {
-    for (int d = 0; d < DIM; d++) put(q->x, c->cfg.dtype, (size_t)(r * DIM + d), x_of(c->cfg.dtype, q->seed, rank, r, d));
+    for (int d = 0; d < DIM; d++) put(x, c->cfg.dtype, (size_t)(r * DIM + d), x_of(c->cfg.dtype, q->seed, rank, r, d));
     for (int j = 0; j < N_TOP; j++) {
       q->experts[r * N_TOP + j] = expert_of(q->k, q->seed, rank, r, j);
       q->weights[r * N_TOP + j] = weight_of(q->seed, rank, r, j);
     }
   }
-  const ti_dispatch_args a = {.x = q->x, .experts = q->experts, .weights = q->weights, .n_row = n, .micro = micro, .padded = q->padded};
+  const ti_dispatch_args a = {.x = x, .experts = q->experts, .weights = q->weights, .n_row = n, .micro = micro, .padded = q->padded};
   const ti_status st = ti_exchange_dispatch_post(c->x, &a);
   CHECK(st == TI_OK, "dispatch_post: %s", ti_status_name(st));
   memset(q->experts, 0x55, sizeof q->experts);  // the exchange has its own copy
@@ -166,15 +168,17 @@ static void round_experts(world_case *c, round_state *q, int micro) {
   CHECK(st == TI_OK, "dispatch_wait: %s", ti_status_name(st));
   if (st) return;
   check_blocks(c, q->k, q->seed, &o);
-  memset(q->x, 0x55, sizeof q->x);
   long first, last;
   ti_split(c->p->n_slot, c->cfg.mesh.ep, ti_mesh_ep_of(&c->cfg.mesh, rank), &first, &last);
-  q->y = malloc((size_t)o.capacity * DIM * 4 + 1);
+  q->own_y = q->in_window ? NULL : malloc((size_t)o.capacity * DIM * 4 + 1);
+  char *y = q->in_window ? ti_exchange_y(c->x, micro) : q->own_y;
   for (int l = 0; l < o.n_local; l++)
-    for (int i = o.offset[l] * DIM; i < (o.offset[l] + o.count[l]) * DIM; i++)
-      put(q->y, c->cfg.dtype, (size_t)i,
-          y_of(c->cfg.dtype, get(o.rows, c->cfg.dtype, (size_t)i), c->p->slot_expert[first + l], ti_mesh_etp_of(&c->cfg.mesh, rank)));
-  CHECK(ti_exchange_combine_post(c->x, micro, q->y) == TI_OK, "combine_post");
+    for (int i = o.offset[l]; i < o.offset[l] + o.count[l]; i++)
+      for (int d = 0; d < DIM; d++)
+        put(y, c->cfg.dtype, (size_t)(i * DIM + d),
+            y_of(c->cfg.dtype, get(o.rows[i], c->cfg.dtype, (size_t)d), c->p->slot_expert[first + l], ti_mesh_etp_of(&c->cfg.mesh, rank)));
+  CHECK(ti_exchange_combine_post(c->x, micro, y) == TI_OK, "combine_post");
+  memset(q->own_x, 0x55, sizeof q->own_x);  // not read any more: in no rank's blocks
 }
 
 static void round_end(world_case *c, round_state *q, int micro, bool accumulate) {
@@ -192,10 +196,10 @@ static void round_end(world_case *c, round_state *q, int micro, bool accumulate)
       bad += !same(get(q->out, t, (size_t)(r * DIM + d)), want);
     }
   CHECK(bad == 0, "%s det=%d padded=%d %s: %zu sums differ", routing_names[q->k], c->cfg.deterministic, q->padded, ti_dtype_name(t), bad);
-  free(q->y);
+  free(q->own_y);
 }
 
-static world_case open_case(ti_coll *world, int ep, int etp, bool det, ti_dtype t, const ti_placement *p) {
+static world_case open_case(ti_coll *world, int ep, int etp, bool det, ti_dtype t, bool messages, const ti_placement *p) {
   world_case c = {.p = p};
   c.cfg = (ti_exchange_config){
       .mesh = {.workers = W, .tp = 1, .dp = W, .ep = ep, .etp = etp},
@@ -206,20 +210,22 @@ static world_case open_case(ti_coll *world, int ep, int etp, bool det, ti_dtype 
       .align = ALIGN,
       .dtype = t,
       .deterministic = det,
+      .messages_only = messages,
   };
   ti_error err = {0};
   CHECK(ti_exchange_create(&c.cfg, world, p, &c.x, &err) == TI_OK, "create: %s", err.text);
   return c;
 }
 
-static void test_values(ti_coll *world, int ep, int etp, bool det, ti_dtype t, const ti_placement *p) {
-  world_case c = open_case(world, ep, etp, det, t, p);
+static void test_values(ti_coll *world, int ep, int etp, bool det, ti_dtype t, bool messages, const ti_placement *p) {
+  world_case c = open_case(world, ep, etp, det, t, messages, p);
   static round_state q[2];
   for (int k = 0; k < N_ROUTING; k++)
     for (int padded = 0; padded < 2; padded++) {
       q[0].k = (routing)k;
       q[0].seed = (uint32_t)(k * 2 + padded + 1);
       q[0].padded = padded;
+      q[0].in_window = (k + padded + rank) % 2;
       round_post(&c, &q[0], 0);
       round_experts(&c, &q[0], 0);
       round_end(&c, &q[0], 0, k % 2 == 1);
@@ -230,6 +236,7 @@ static void test_values(ti_coll *world, int ep, int etp, bool det, ti_dtype t, c
       q[u].k = u ? ROUTE_RANDOM : ROUTE_IDLE_RANKS;
       q[u].seed = (uint32_t)(100 + i * 2 + u);
       q[u].padded = (i + u) % 2;
+      q[u].in_window = i < 3;
       round_post(&c, &q[u], u);
       if ((rank + i) % 2) CHECK(!ti_failed(ti_exchange_progress(c.x)), "progress");
     }
@@ -252,9 +259,32 @@ static void test_values(ti_coll *world, int ep, int etp, bool det, ti_dtype t, c
   ti_exchange_destroy(c.x);
 }
 
+// The ranks of one host see one another's windows, read what their owners write there, and nothing where memory is private.
+static void test_windows(ti_coll *world) {
+  enum { BYTES = 100000 };
+  for (int shared = 0; shared < 2; shared++) {
+    ti_window w;
+    ti_error err = {0};
+    CHECK(world->ops->reserve(world, (size_t)W * 64, 1) == TI_OK, "reserve");
+    CHECK(ti_window_create(world, BYTES, shared, &w, &err) == TI_OK, "window: %s", err.text);
+    CHECK(w.n_peer == (shared ? W - 1 : 0), "%d of %d others seen", w.n_peer, W - 1);
+    for (int i = 0; i < BYTES; i++) w.own[i] = (char)(rank * 31 + i % 7);
+    CHECK(ti_coll_barrier(world) == TI_OK, "barrier");
+    size_t bad = 0;
+    for (int r = 0; r < W; r++) {
+      CHECK(w.seen[r] == (shared && r != rank), "rank %d sees ours: %d", r, w.seen[r]);
+      CHECK((w.peer[r] != NULL) == (shared || r == rank), "rank %d's seen: %d", r, w.peer[r] != NULL);
+      for (int i = 0; w.peer[r] && i < BYTES; i++) bad += w.peer[r][i] != (char)(r * 31 + i % 7);
+    }
+    CHECK(bad == 0, "%zu bytes differ", bad);
+    CHECK(ti_coll_barrier(world) == TI_OK, "barrier");
+    ti_window_fini(&w);
+  }
+}
+
 // One copy of a row a rank: a row that chose all its experts in one place travels once.
 static void test_one_copy(ti_coll *world, const ti_placement *p) {
-  world_case c = open_case(world, W, 1, true, TI_F32, p);
+  world_case c = open_case(world, W, 1, true, TI_F32, false, p);
   static float x[2 * DIM], y[MAX_W * 2 * N_TOP * ALIGN * DIM], out[2 * DIM];
   int32_t experts[2 * N_TOP];
   long first, last;
@@ -273,7 +303,7 @@ static void test_one_copy(ti_coll *world, const ti_placement *p) {
 }
 
 static void test_set_placement(ti_coll *world, const ti_placement *identity, const ti_placement *replicas, const ti_placement *other) {
-  world_case c = open_case(world, W, 1, true, TI_F32, replicas);
+  world_case c = open_case(world, W, 1, true, TI_F32, false, replicas);
   static round_state q;
   CHECK(ti_exchange_set_placement(c.x, 0, identity) == TI_ERR_ARG, "another slot count");
   CHECK(ti_exchange_set_placement(c.x, 1, other) == TI_ERR_ARG, "a layer beyond the last");
@@ -287,7 +317,7 @@ static void test_set_placement(ti_coll *world, const ti_placement *identity, con
 }
 
 static void test_bad_calls(ti_coll *world, const ti_placement *p) {
-  world_case c = open_case(world, W, 1, true, TI_F32, p);
+  world_case c = open_case(world, W, 1, true, TI_F32, false, p);
   static float x[MAX_ROW * DIM];
   int32_t experts[N_TOP] = {0, N_EXPERT, 0};
   ti_dispatch_out o;
@@ -352,7 +382,7 @@ static void test_hostile(ti_coll *world, const ti_placement *p, bool padded, int
     free(send);
     free(recv);
   } else {
-    world_case w = open_case(world, W, 1, true, TI_F32, p);
+    world_case w = open_case(world, W, 1, true, TI_F32, true, p);
     static float x[DIM];
     int32_t experts[N_TOP] = {0, 1, 2};
     ti_dispatch_out o;
@@ -377,7 +407,7 @@ static void test_abort(ti_coll *world, const ti_placement *p, bool padded) {
   ti_coll *epoch = NULL;
   ti_error err = {0};
   CHECK(world->ops->subset(world, list, W, &epoch, &err) == TI_OK, "subset: %s", err.text);
-  world_case c = open_case(epoch, W, 1, true, TI_F32, p);
+  world_case c = open_case(epoch, W, 1, true, TI_F32, false, p);
   if (rank != 0) {
     static float x[DIM];
     int32_t experts[N_TOP] = {0, 1, 2};
@@ -420,8 +450,9 @@ int main(int argc, char **argv) {
   if (check_failed) MPI_Abort(MPI_COMM_WORLD, 1);
   for (int etp = 1; etp <= W; etp++) {
     if (W % etp) continue;
-    for (int v = 0; v < 8; v++) test_values(world, W / etp, etp, v & 1, v & 2 ? TI_BF16 : TI_F32, v & 4 ? replicas : identity);
+    for (int v = 0; v < 16; v++) test_values(world, W / etp, etp, v & 1, v & 2 ? TI_BF16 : TI_F32, v & 8, v & 4 ? replicas : identity);
   }
+  test_windows(world);
   test_one_copy(world, identity);
   test_set_placement(world, identity, replicas, other);
   test_bad_calls(world, identity);

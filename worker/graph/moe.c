@@ -21,11 +21,11 @@ static void own_counts(const ti_graph *g, const ti_lane *l, size_t *counts) {
   }
 }
 
-// Own rows of h get the attention's output and are normed into xn (own rows at their places).
-static ti_status scatter_and_norm(ti_graph *g, ti_lane *l, const ti_layer_weights *w) {
+// Own rows of h get the attention's output and are normed into xn.
+static ti_status scatter_and_norm(ti_graph *g, ti_lane *l, const ti_layer_weights *w, void *xn) {
   const int hid = g->c->hidden;
   const long n = l->own1 - l->own0;
-  void *h = ti_row(g, l->h, l->own0, hid), *xn = ti_row(g, l->xn, l->own0, hid), *t = l->t;
+  void *h = ti_row(g, l->h, l->own0, hid), *t = l->t;
   if (g->tp->size > 1) {
     const uint64_t t0 = ti_mono_ns();
     size_t counts[TI_GRAPH_RANKS];
@@ -49,8 +49,8 @@ ti_status ti_graph_moe_begin(ti_graph *g, ti_lane *l, const ti_layer_weights *w,
   const int n = (int)(l->own1 - l->own0), hid = g->c->hidden;
   ti_graph_doing(g, "moe: dispatch");
   const uint64_t t0 = ti_mono_ns();
-  ti_status st = scatter_and_norm(g, l, w);
-  const void *x = ti_row(g, l->xn, l->own0, hid);
+  void *x = g->k->async ? ti_row(g, l->xn, l->own0, hid) : ti_exchange_x(g->exchange, l->index);  // where ranks of this host read it
+  ti_status st = scatter_and_norm(g, l, w, x);
   if (!st && n) st = k->gemm(g->d, &(ti_gemm_args){.out = l->router_logits, .x = x, .w = &w->router, .m = n, .out_dtype = TI_F32});
   if (!st && n)
     st = k->router(g->d, &(ti_router_args){.experts = l->experts, .weights = l->route_weights, .logits = l->router_logits, .bias = w->router_bias, .n_row = n, .n_expert = m->n_expert,
@@ -89,7 +89,7 @@ ti_status ti_graph_moe_experts(ti_graph *g, ti_lane *l, const ti_layer_weights *
   for (int i = 0; i < in.n_local && (uint32_t)((moe_layer + 1) * in.n_local) <= g->n_load; i++) g->load[moe_layer * in.n_local + i] += (uint32_t)in.count[i];
   ti_graph_doing(g, "moe: experts");
   const uint64_t t1 = ti_mono_ns();
-  st = k->grouped_gemm(g->d, &(ti_grouped_gemm_args){.out = g->expert_gate_up, .x = in.rows, .w = w->experts.gate_up, .count = in.count, .offset = in.offset, .n_expert = in.n_local,
+  st = k->grouped_gemm(g->d, &(ti_grouped_gemm_args){.out = g->expert_gate_up, .rows = in.rows, .w = w->experts.gate_up, .count = in.count, .offset = in.offset, .n_expert = in.n_local,
                                                      .capacity = in.capacity});
   const int rows = in.n_local ? in.offset[in.n_local] : 0;
   if (!st && rows) st = k->silu_mul(g->d, &(ti_silu_mul_args){.out = g->expert_act, .gate_up = g->expert_gate_up, .n_row = rows, .dim = width});
