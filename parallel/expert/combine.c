@@ -14,17 +14,21 @@
 #include "base/log.h"
 #include "parallel/expert/exchange_priv.h"
 
+static void add_term(ti_exchange *x, const void *row, float weight) {
+  x->sum.term[x->sum.n] = row;
+  x->sum.weight[x->sum.n++] = weight;
+}
+
 // The sum over this rank's experts of a row of source s, whose routes start at *route; moves *route on.
 static void sum_own_experts(ti_exchange *x, const ti_micro *m, int s, int *route, void *out) {
   const ti_source *src = &m->source[s];
   const int32_t *place = m->place + (size_t)s * x->route_cap;
-  int n = 0, i = *route;
-  do {
-    x->term[n] = m->y + (size_t)place[i] * x->row_bytes;
-    x->term_weight[n++] = src->weights[i++];
-  } while (i < src->n_route && !(src->routes[i] & TI_ROUTE_FIRST));
+  int i = *route;
+  x->sum.n = x->sum.n_part = 0;
+  do add_term(x, m->y + (size_t)place[i] * x->row_bytes, src->weights[i]);
+  while (++i < src->n_route && !(src->routes[i] & TI_ROUTE_FIRST));
   *route = i;
-  ti_rows_sum(out, x->term, x->term_weight, n, x->cfg.dim, x->cfg.dtype, false);
+  ti_rows_sum(out, &x->sum, x->cfg.dim, x->cfg.dtype, false);
 }
 
 // Source s sees our window: its parts of y, at their places there, and where they begin into the message.
@@ -110,55 +114,40 @@ static const void *result_of(const ti_exchange *x, const ti_micro *m, int d, int
 
 static void sum_by_expert(ti_exchange *x, ti_micro *m, char *out, bool accumulate) {
   const int n_top = x->cfg.n_top, etp = x->cfg.mesh.etp;
+  x->sum.n_part = 0;
   for (int r = 0; r < m->n_row; r++) {
-    int n = 0;
+    x->sum.n = 0;
     for (int i = r * n_top; i < (r + 1) * n_top; i++) {
       if (m->slot[i] < 0) continue;
       const int g = x->slot_group[m->slot[i]];
-      for (int d = g * etp; d < (g + 1) * etp; d++) {
-        x->term[n] = result_of(x, m, d, i);
-        x->term_weight[n++] = m->weight[i];
-      }
+      for (int d = g * etp; d < (g + 1) * etp; d++) add_term(x, result_of(x, m, d, i), m->weight[i]);
     }
-    ti_rows_sum(out + (size_t)r * x->row_bytes, x->term, x->term_weight, n, x->cfg.dim, x->cfg.dtype, accumulate);
+    ti_rows_sum(out + (size_t)r * x->row_bytes, &x->sum, x->cfg.dim, x->cfg.dtype, accumulate);
   }
 }
 
-// Rank d's sum over its experts of row r, made here into `part`, from its results.
-static void sum_of_rank(ti_exchange *x, const ti_micro *m, int d, int r, void *part) {
+// A part a rank: its sum over its experts of row r, from its message, where the row is number k, or made here from its results in the same order.
+static void add_part(ti_exchange *x, const ti_micro *m, int d, int r, int k) {
   const int n_top = x->cfg.n_top, g = d / x->cfg.mesh.etp;
-  int n = 0;
-  for (int i = r * n_top; i < (r + 1) * n_top; i++) {
-    if (m->slot[i] < 0 || x->slot_group[m->slot[i]] != g) continue;
-    x->term[n] = result_of(x, m, d, i);
-    x->term_weight[n++] = m->weight[i];
-  }
-  ti_rows_sum(part, x->term, x->term_weight, n, x->cfg.dim, x->cfg.dtype, false);
+  if (!x->window.peer[d]) add_term(x, m->back_recv + (size_t)d * x->back_bytes + (size_t)k * x->row_bytes, 1.0f);
+  for (int i = r * n_top; i < (r + 1) * n_top && x->window.peer[d]; i++)
+    if (m->slot[i] >= 0 && x->slot_group[m->slot[i]] == g) add_term(x, result_of(x, m, d, i), m->weight[i]);
+  x->sum.part_end[x->sum.n_part++] = x->sum.n;
 }
 
-// The parts that are made here use the term arrays, so they come before the row's terms are listed.
 static void sum_by_rank(ti_exchange *x, ti_micro *m, char *out, bool accumulate) {
   const int etp = x->cfg.mesh.etp, ep = x->cfg.mesh.ep;
   int32_t *next = x->cursor;  // [ep] each group's next row of ours
   memset(next, 0, (size_t)ep * sizeof *next);
   for (int r = 0; r < m->n_row; r++) {
-    int n = 0, n_part = 0;
-    for (int g = 0; g < ep; g++) {
-      const bool routed = next[g] < m->group_rows[g] && m->send_row[(size_t)g * x->cfg.max_row + next[g]] == r;
-      for (int d = g * etp; d < (g + 1) * etp && routed; d++)
-        if (x->window.peer[d]) sum_of_rank(x, m, d, r, x->part + (size_t)n_part++ * x->row_bytes);
-    }
-    n_part = 0;
+    x->sum.n = x->sum.n_part = 0;
     for (int g = 0; g < ep; g++) {
       const int k = next[g];
       if (k >= m->group_rows[g] || m->send_row[(size_t)g * x->cfg.max_row + k] != r) continue;
       next[g]++;
-      for (int d = g * etp; d < (g + 1) * etp; d++) {
-        x->term[n] = x->window.peer[d] ? x->part + (size_t)n_part++ * x->row_bytes : m->back_recv + (size_t)d * x->back_bytes + (size_t)k * x->row_bytes;
-        x->term_weight[n++] = 1.0f;
-      }
+      for (int d = g * etp; d < (g + 1) * etp; d++) add_part(x, m, d, r, k);
     }
-    ti_rows_sum(out + (size_t)r * x->row_bytes, x->term, x->term_weight, n, x->cfg.dim, x->cfg.dtype, accumulate);
+    ti_rows_sum(out + (size_t)r * x->row_bytes, &x->sum, x->cfg.dim, x->cfg.dtype, accumulate);
   }
 }
 

@@ -154,9 +154,9 @@ static void hand_out(ti_exchange *x, ti_pieces *p) {
   const size_t W = (size_t)c->mesh.workers, ep = (size_t)c->mesh.ep, rows = (size_t)c->max_row, routes = rows * (size_t)c->n_top;
   const size_t local = (size_t)x->max_local, slots = (size_t)x->n_slot, terms = ti_size_max((size_t)c->n_top * (size_t)c->mesh.etp, W);
   x->cursor = piece(p, ti_size_max(slots, W), sizeof *x->cursor);
-  x->term = piece(p, terms, sizeof *x->term);
-  x->term_weight = piece(p, terms, sizeof *x->term_weight);
-  x->part = piece(p, (size_t)c->n_top * (size_t)c->mesh.etp, x->row_bytes);
+  x->sum.term = piece(p, terms, sizeof *x->sum.term);
+  x->sum.weight = piece(p, terms, sizeof *x->sum.weight);
+  x->sum.part_end = piece(p, W, sizeof *x->sum.part_end);
   x->group_sees = piece(p, ep, sizeof *x->group_sees);
   x->group_waits = piece(p, ep, sizeof *x->group_waits);
   x->late_ns = piece(p, W, sizeof *x->late_ns);

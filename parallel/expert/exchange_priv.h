@@ -24,6 +24,14 @@
 #define TI_ROUTE_FIRST 0x80000000u
 #define TI_MESSAGE_HEAD 64
 
+// The terms of one row's sum: scratch.
+typedef struct ti_rows {
+  const void **term;  // [n_top * etp], or [W] where that is more
+  float *weight;
+  int *part_end;  // [W] behind each part's last term
+  int n, n_part;  // n_part 0: not in parts
+} ti_rows;
+
 typedef enum ti_micro_phase {
   TI_MICRO_IDLE,
   TI_MICRO_COUNTS,   // counted: sizes in flight
@@ -82,9 +90,7 @@ struct ti_exchange {
   bool *group_sees, *group_waits;  // [ep] whether another rank of the group sees our window; whether one needs its rows in a message
   size_t row_bytes, region_bytes, back_bytes, place_bytes, x_bytes, y_bytes;
   int32_t *cursor;    // [max(n_slot, W)] scratch
-  const void **term;  // [max(n_top * etp, W)] scratch of a weighted sum
-  float *term_weight;
-  char *part;  // [n_top * etp, dim] partial sums of a row that this rank makes itself
+  ti_rows sum;
   ti_micro micro[2];
   ti_exchange_stats stats;
   uint64_t *late_ns;  // [W] waiting that ended with each peer
@@ -112,7 +118,8 @@ ti_status ti_exchange_bad_peer(int peer, const char *what, long value, long limi
 // dispatch.c. The counts have come: posts the rows.
 ti_status ti_dispatch_counts_done(ti_exchange *x, ti_micro *m);
 
-// rows.c. out[dim] = w[0] * term[0] + w[1] * term[1] + ..., left to right in fp32, rounded once; zeros when n is 0; with accumulate added to out.
-void ti_rows_sum(void *out, const void *const *term, const float *w, int n, int dim, ti_dtype dtype, bool accumulate);
+// rows.c. out[dim] = weight[0] * term[0] + weight[1] * term[1] + ..., left to right in fp32, rounded once; zeros when n is 0; with accumulate added to
+// out. In parts: each part is such a sum, rounded to dtype, and out is the sum of the parts. out is none of the terms.
+void ti_rows_sum(void *out, const ti_rows *t, int dim, ti_dtype dtype, bool accumulate);
 
 #endif

@@ -42,9 +42,32 @@ static void sum_bf16(float *restrict acc, const void *const *term, const float *
   }
 }
 
-void ti_rows_sum(void *out, const void *const *term, const float *w, int n, int dim, ti_dtype dtype, bool accumulate) {
+// One part of a block of the sum.
+static void sum_part(const ti_rows *t, int first, int n, int at, int len, ti_dtype dtype, float *restrict acc) {
+  if (dtype == TI_F32) {
+    sum_f32(acc, t->term + first, t->weight + first, n, at, len);
+    return;
+  }
+  sum_bf16(acc, t->term + first, t->weight + first, n, at, len);
+  for (int i = 0; i < len && t->n_part; i++) acc[i] = ti_bf16_to_f32(ti_f32_to_bf16(acc[i]));
+}
+
+static void sum_block(const ti_rows *t, int at, int len, ti_dtype dtype, float *restrict acc) {
+  float part[BLOCK];
+  if (t->n_part == 0) {
+    sum_part(t, 0, t->n, at, len, dtype, acc);
+    return;
+  }
+  sum_part(t, 0, t->part_end[0], at, len, dtype, acc);
+  for (int p = 1; p < t->n_part; p++) {
+    sum_part(t, t->part_end[p - 1], t->part_end[p] - t->part_end[p - 1], at, len, dtype, part);
+    for (int i = 0; i < len; i++) acc[i] += part[i];
+  }
+}
+
+void ti_rows_sum(void *out, const ti_rows *t, int dim, ti_dtype dtype, bool accumulate) {
   float acc[BLOCK];
-  if (n == 0) {
+  if (t->n == 0) {
     if (!accumulate) memset(out, 0, (size_t)dim * (size_t)ti_dtype_block_bytes(dtype));
     return;
   }
@@ -52,16 +75,12 @@ void ti_rows_sum(void *out, const void *const *term, const float *w, int n, int 
     const int len = dim - at < BLOCK ? dim - at : BLOCK;
     if (dtype == TI_F32) {
       float *to = (float *)out + at;
-      sum_f32(acc, term, w, n, at, len);
-      if (accumulate)
-        for (int i = 0; i < len; i++) to[i] += acc[i];
-      else
-        memcpy(to, acc, (size_t)len * sizeof *to);
+      sum_block(t, at, len, dtype, accumulate ? acc : to);
+      for (int i = 0; i < len && accumulate; i++) to[i] += acc[i];
     } else {
       uint16_t *to = (uint16_t *)out + at;
-      sum_bf16(acc, term, w, n, at, len);
-      if (accumulate)
-        for (int i = 0; i < len; i++) acc[i] = ti_bf16_to_f32(to[i]) + acc[i];
+      sum_block(t, at, len, dtype, acc);
+      for (int i = 0; i < len && accumulate; i++) acc[i] = ti_bf16_to_f32(to[i]) + acc[i];
       for (int i = 0; i < len; i++) to[i] = ti_f32_to_bf16(acc[i]);
     }
   }
