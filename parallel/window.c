@@ -2,8 +2,8 @@
 //
 //   file:  | 16 random bytes, 0 .. (a page) | own[bytes] |
 //
-// all-gather 1: everybody's card (pid, descriptor, size, the bytes); each maps what it finds. all-gather 2: who sees whom, after which the descriptors
-// are closed. The file is sealed against shrinking, so that reading a mapped window cannot fault.
+// all-gather 1: everybody's card (pid, descriptor, size, the bytes); each maps what it finds. all-gather 2: who sees whom, after which the
+// descriptors are closed. The file is sealed against shrinking, so that reading a mapped window cannot fault.
 #include "parallel/window.h"
 
 #include <fcntl.h>

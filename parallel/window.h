@@ -3,9 +3,9 @@
 // protocol: expert/exchange.h).
 //
 // A window is an unnamed file in memory (memfd), sized for the worst case and paid for as it is touched. Ranks find one another's through
-// /proc/PID/fd and know them by 16 random bytes at their head, so that ranks of other hosts, or in other PID namespaces, are told apart by that alone:
-// their entries are NULL and rows go to them in messages. MPI_Win_allocate_shared is not used: it blocks without a bound when a rank has died, and its
-// file is charged in full against /dev/shm. A rank's death takes nothing away: its pages live as long as a mapping.
+// /proc/PID/fd and know them by 16 random bytes at their head, so that ranks of other hosts, or in other PID namespaces, are told apart by that
+// alone: their entries are NULL and rows go to them in messages. MPI_Win_allocate_shared is not used: it blocks without a bound when a rank has died,
+// and its file is charged in full against /dev/shm. A rank's death takes nothing away: its pages live as long as a mapping.
 #ifndef TI_PARALLEL_WINDOW_H
 #define TI_PARALLEL_WINDOW_H
 #include <stdbool.h>

@@ -6,8 +6,8 @@
 //   else            each rank sums its own experts' rows first (j ascending, rounded to the wire's type) and returns one row a row it was sent.
 //                   out[r] = sum over ranks ascending.
 //
-// A source that sees our window reads the rows there, in both forms, and is only told where its parts of the blocks begin; in the second form it makes
-// the rank's sums itself, in the same order and with the same roundings. Rows of our own experts are read where they stand in y.
+// A source that sees our window reads the rows there, in both forms, and is only told where its parts of the blocks begin; in the second form it
+// makes the rank's sums itself, in the same order and with the same roundings. Rows of our own experts are read where they stand in y.
 #include <string.h>
 
 #include "base/clock.h"
@@ -94,7 +94,8 @@ static ti_status check_begins(const ti_exchange *x, const ti_micro *m, int d) {
   const int64_t most = (int64_t)(x->y_bytes / x->row_bytes);
   for (int s = x->group_first[g]; s < x->group_first[g + 1] && m->group_rows[g] > 0; s++) {
     const int64_t at = begin_at(x, m, d, s);
-    if (m->slot_rows[s] > 0 && (at < 0 || at + m->slot_rows[s] > most)) return ti_exchange_bad_peer(d, "place of results", at, most - m->slot_rows[s]);
+    if (m->slot_rows[s] > 0 && (at < 0 || at + m->slot_rows[s] > most))
+      return ti_exchange_bad_peer(d, "place of results", at, most - m->slot_rows[s]);
   }
   return TI_OK;
 }

@@ -212,7 +212,8 @@ ti_status ti_dispatch_counts_done(ti_exchange *x, ti_micro *m) {
     if (in[0] < 0 || in[0] > max_row) return ti_exchange_bad_peer(s, "n_row", in[0], max_row);
     long total = 0;
     for (int e = 0; e < x->n_local; e++) {
-      if (in[1 + e] < 0 || in[1 + e] > max_row * x->cfg.n_top) return ti_exchange_bad_peer(s, "rows for an expert", in[1 + e], (long)max_row * x->cfg.n_top);
+      if (in[1 + e] < 0 || in[1 + e] > max_row * x->cfg.n_top)
+        return ti_exchange_bad_peer(s, "rows for an expert", in[1 + e], (long)max_row * x->cfg.n_top);
       m->rows_of[(size_t)s * x->max_local + e] = in[1 + e];
       total += in[1 + e];
     }
@@ -246,7 +247,8 @@ static ti_status open_message(ti_exchange *x, ti_micro *m, int s) {
   } else if (head[0] != src->n_row || head[1] != src->n_route) {
     return ti_exchange_bad_peer(s, "n_row other than its count", head[0], src->n_row);
   }
-  *src = (ti_source){.n_row = head[0], .n_route = head[1], .routes = (const uint32_t *)(msg + TI_MESSAGE_HEAD), .rows = msg + rows_at(x, head[0], head[1])};
+  *src = (ti_source){
+      .n_row = head[0], .n_route = head[1], .routes = (const uint32_t *)(msg + TI_MESSAGE_HEAD), .rows = msg + rows_at(x, head[0], head[1])};
   src->weights = (const float *)(src->routes + src->n_route);
   if (in_place) {
     src->rows = ti_exchange_x_of(x, m, s);

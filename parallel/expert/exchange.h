@@ -15,13 +15,13 @@
 //   from a rank of this host     in that rank's window (parallel/window.h), which it reads in place
 //   from another host            in the message that brought them
 //
-// One copy of a row travels to a destination rank, however many of its experts are chosen there, and none is made where the caller writes x and y into
-// the window (ti_exchange_x, ti_exchange_y). A source's row reaches all etp ranks of the expert's ep group. Within a block rows stand in (source rank,
-// row) order, so that block contents do not depend on timing.
+// One copy of a row travels to a destination rank, however many of its experts are chosen there, and none is made where the caller writes x and y
+// into the window (ti_exchange_x, ti_exchange_y). A source's row reaches all etp ranks of the expert's ep group. Within a block rows stand in (source
+// rank, row) order, so that block contents do not depend on timing.
 //
 // Combine, two forms (DESIGN 7): deterministic: one row a (row, expert, etp) travels and the source sums j ascending, etp ascending; else each rank
-// first sums its own experts (j ascending) and one row a (row, rank) travels, summed by rank ascending. Both are fixed orders. Within a host the source
-// reads the experts' rows itself, and does the other rank's sums in that rank's order: the same bits.
+// first sums its own experts (j ascending) and one row a (row, rank) travels, summed by rank ascending. Both are fixed orders. Within a host the
+// source reads the experts' rows itself, and does the other rank's sums in that rank's order: the same bits.
 //
 // Forms of dispatch: `padded` (decode): fixed slots of max_row a (source, destination) pair, no counts read by the host between layers; `counted`
 // (prefill): counts are exchanged first. The plan's header says which (the same on all ranks).
@@ -74,9 +74,9 @@ typedef struct ti_dispatch_out {
   int capacity;                   // rows of all blocks, padding included: offset[n_local]
 } ti_dispatch_out;
 
-typedef struct ti_exchange_stats {  // since the last call of ti_exchange_stats_take
+typedef struct ti_exchange_stats {                                                 // since the last call of ti_exchange_stats_take
   uint64_t dispatch_ns, combine_ns, exposed_ns, bytes_sent, rows_sent, rows_here;  // sent: to other ranks, in messages or read in place
-  int slowest_peer;  // whom the waits were for
+  int slowest_peer;                                                                // whom the waits were for
   uint64_t slowest_ns;
 } ti_exchange_stats;
 

@@ -46,7 +46,7 @@ typedef struct ti_source {
   int n_row, n_route;
   const uint32_t *routes;
   const float *weights;
-  const char *rows;     // row k stands at rows[number[k]]; number NULL: at rows[k]
+  const char *rows;  // row k stands at rows[number[k]]; number NULL: at rows[k]
   const int32_t *number;
 } ti_source;
 
@@ -89,7 +89,7 @@ struct ti_exchange {
   ti_window window;
   bool *group_sees, *group_waits;  // [ep] whether another rank of the group sees our window; whether one needs its rows in a message
   size_t row_bytes, region_bytes, back_bytes, place_bytes, x_bytes, y_bytes;
-  int32_t *cursor;    // [max(n_slot, W)] scratch
+  int32_t *cursor;  // [max(n_slot, W)] scratch
   ti_rows sum;
   ti_micro micro[2];
   ti_exchange_stats stats;
@@ -118,8 +118,8 @@ ti_status ti_exchange_bad_peer(int peer, const char *what, long value, long limi
 // dispatch.c. The counts have come: posts the rows.
 ti_status ti_dispatch_counts_done(ti_exchange *x, ti_micro *m);
 
-// rows.c. out[dim] = weight[0] * term[0] + weight[1] * term[1] + ..., left to right in fp32, rounded once; zeros when n is 0; with accumulate added to
-// out. In parts: each part is such a sum, rounded to dtype, and out is the sum of the parts. out is none of the terms.
+// rows.c. out[dim] = weight[0] * term[0] + weight[1] * term[1] + ..., left to right in fp32, rounded once; zeros when n is 0; with accumulate added
+// to out. In parts: each part is such a sum, rounded to dtype, and out is the sum of the parts. out is none of the terms.
 void ti_rows_sum(void *out, const ti_rows *t, int dim, ti_dtype dtype, bool accumulate);
 
 #endif

@@ -9,11 +9,11 @@
 #include "base/clock.h"
 #include "base/half.h"
 #include "base/log.h"
+#include "base/placement.h"
 #include "check.h"
 #include "parallel/coll.h"
 #include "parallel/expert/exchange.h"
 #include "parallel/window.h"
-#include "base/placement.h"
 
 enum { DIM = 19, N_TOP = 3, N_EXPERT = 7, MAX_ROW = 40, ALIGN = 8, MAX_W = 8, MAX_ETP = 8 };
 typedef enum routing { ROUTE_RANDOM, ROUTE_ONE_EXPERT, ROUTE_NONE, ROUTE_IDLE_RANKS, ROUTE_ALL_IDLE, N_ROUTING } routing;
@@ -91,8 +91,7 @@ static void check_blocks(const world_case *c, routing k, uint32_t seed, const ti
         for (int j = 0; j < N_TOP; j++) {
           const int e = expert_of(k, seed, s, r, j);
           if (e < 0 || ti_placement_slot(c->p, m, e, s) != slot) continue;
-          for (int d = 0; d < DIM; d++)
-            bad += !same(get(o->rows[at + n], c->cfg.dtype, (size_t)d), x_of(c->cfg.dtype, seed, s, r, d));
+          for (int d = 0; d < DIM; d++) bad += !same(get(o->rows[at + n], c->cfg.dtype, (size_t)d), x_of(c->cfg.dtype, seed, s, r, d));
           n++;
         }
     CHECK(o->count[l] == n, "block %d has %d rows, not %d", l, o->count[l], n);
@@ -321,12 +320,15 @@ static void test_bad_calls(ti_coll *world, const ti_placement *p) {
   static float x[MAX_ROW * DIM];
   int32_t experts[N_TOP] = {0, N_EXPERT, 0};
   ti_dispatch_out o;
-  CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = experts, .n_row = 1, .padded = true}) == TI_ERR_RANGE, "expert %d", N_EXPERT);
+  CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = experts, .n_row = 1, .padded = true}) == TI_ERR_RANGE, "expert %d",
+        N_EXPERT);
   static int32_t
       same_expert[MAX_ROW * N_TOP];  // three times expert 0 in every row: more than its rank's blocks have room for, where it has fewer slots
   if ((p->n_slot + W - 1) / W < N_TOP)
-    CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = same_expert, .n_row = MAX_ROW, .padded = true}) == TI_ERR_RANGE, "an expert named three times");
-  CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = experts, .n_row = MAX_ROW + 1, .padded = true}) == TI_ERR_RANGE, "too many rows");
+    CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = same_expert, .n_row = MAX_ROW, .padded = true}) == TI_ERR_RANGE,
+          "an expert named three times");
+  CHECK(ti_exchange_dispatch_post(c.x, &(ti_dispatch_args){.x = x, .experts = experts, .n_row = MAX_ROW + 1, .padded = true}) == TI_ERR_RANGE,
+        "too many rows");
   CHECK(ti_exchange_dispatch_wait(c.x, 0, &o) == TI_ERR_ARG, "wait before post");
   CHECK(ti_exchange_combine_post(c.x, 0, x) == TI_ERR_ARG, "combine before dispatch");
   ti_exchange_destroy(c.x);
@@ -395,6 +397,75 @@ static void test_hostile(ti_coll *world, const ti_placement *p, bool padded, int
   }
 }
 
+// Rank 0's part in an all-to-all with messages of `out` bytes, all from one place; bounded: whatever comes is taken.
+static void hostile_op(ti_coll *c, const char *send, size_t out, bool bounded) {
+  enum { SPACE = 1 << 15 };
+  static char recv[MAX_W * SPACE];
+  size_t sn[MAX_W], sa[MAX_W] = {0}, rn[MAX_W], ra[MAX_W], got[MAX_W];
+  for (int i = 0; i < W; i++) {
+    sn[i] = i ? out : 0;
+    rn[i] = i && bounded ? SPACE : 0;
+    ra[i] = (size_t)i * SPACE;
+  }
+  ti_coll_op op = {.kind = TI_COLL_ALL_TO_ALL,
+                   .dtype = TI_U8,
+                   .send = send,
+                   .recv = recv,
+                   .send_counts = sn,
+                   .send_offsets = sa,
+                   .recv_counts = rn,
+                   .recv_offsets = ra,
+                   .got = bounded ? got : NULL};
+  ti_status st = c->ops->post(c, &op);
+  if (!st) st = c->ops->wait(c, &op, 2000000);
+  CHECK(st == TI_OK, "hostile send: %s", ti_status_name(st));
+}
+
+// The same where rows stand in windows: what a message says of them is refused before anything is read. what 0, 1: a row that the window does not
+// have; 2, 3: results that are not in it.
+static void test_hostile_window(ti_coll *world, const ti_placement *p, int what) {
+  const size_t local = (size_t)(p->n_slot + W - 1) / (size_t)W, row = DIM * 4, most = MAX_ROW * (local < N_TOP ? local : N_TOP);
+  if (rank == 0) {
+    ti_coll *c[2];
+    ti_window w;
+    ti_error err = {0};
+    static _Alignas(8) char send[256];
+    int32_t *word = (int32_t *)(void *)send;
+    memset(send, 0, sizeof send);
+    for (int i = 0; i < 2; i++) CHECK(world->ops->subset(world, list, W, &c[i], &err) == TI_OK, "subset: %s", err.text);
+    CHECK(c[0]->ops->reserve(c[0], MAX_W << 15, 1) == TI_OK, "reserve");
+    const size_t x_bytes = (MAX_ROW * row + 4095) & ~(size_t)4095, y_bytes = (((size_t)W * most + local * ALIGN) * row + 4095) & ~(size_t)4095;
+    CHECK(ti_window_create(c[0], 2 * (x_bytes + y_bytes), true, &w, &err) == TI_OK && w.n_peer == W - 1, "window: %s", err.text);
+    if (what < 2) {  // one row, one route, its number
+      word[0] = word[1] = 1;
+      word[16] = (int32_t)0x80000000u;
+      word[17] = what ? -1 : MAX_ROW;
+      hostile_op(c[0], send, 128, true);
+    } else {
+      hostile_op(c[0], send, 64, true);
+      for (size_t e = 0; e < local; e++) word[e] = what == 2 ? -1 : (int32_t)(y_bytes / row);
+      hostile_op(c[0], send, local * sizeof *word, false);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    ti_window_fini(&w);
+    for (int i = 0; i < 2; i++) c[i]->ops->fini(c[i]);
+  } else {
+    world_case w = open_case(world, W, 1, true, TI_F32, false, p);
+    static float x[DIM], out[DIM];
+    int32_t experts[N_TOP] = {0, -1, -1};
+    ti_dispatch_out o;
+    CHECK(ti_exchange_dispatch_post(w.x, &(ti_dispatch_args){.x = x, .experts = experts, .n_row = what >= 2, .padded = true}) == TI_OK, "post");
+    ti_status st = ti_exchange_dispatch_wait(w.x, 0, &o);
+    if (what >= 2) {
+      CHECK(st == TI_OK && ti_exchange_combine_post(w.x, 0, ti_exchange_y(w.x, 0)) == TI_OK, "dispatch: %s", ti_status_name(st));
+      st = ti_exchange_combine_wait(w.x, 0, out, false);
+    }
+    CHECK(st == TI_ERR_RANGE, "what=%d: %s", what, ti_status_name(st));
+    MPI_Barrier(MPI_COMM_WORLD);
+    ti_exchange_destroy(w.x);
+  }
+}
+
 static void *abort_later(void *arg) {
   usleep(50000);
   ti_coll *c = arg;
@@ -457,6 +528,7 @@ int main(int argc, char **argv) {
   test_set_placement(world, identity, replicas, other);
   test_bad_calls(world, identity);
   for (int i = 0; i < 10 && W > 1; i++) test_hostile(world, identity, i % 2, i / 2);
+  for (int i = 0; i < 4 && W > 1; i++) test_hostile_window(world, identity, i);
   for (int i = 0; i < 2 && W > 1; i++) test_abort(world, identity, i);
   ti_coll_destroy(world);
   ti_placement_destroy(identity);
