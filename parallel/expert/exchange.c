@@ -208,6 +208,9 @@ static ti_status make_window(ti_exchange *x, ti_error *err) {
   ti_coll *c = x->micro[0].coll;
   ti_status st = ti_window_create(c, 2 * (x->x_bytes + x->y_bytes), !x->cfg.messages_only, &x->window, err);
   if (st) return ti_error_prefix(err, "exchange");
+  if (x->cfg.mesh.workers > 1)
+    ti_log_info("exchange: rows of %d ranks are read where they stand, those of %d come in messages", x->window.n_peer,
+                c->size - 1 - x->window.n_peer);
   for (int d = 0; d < x->cfg.mesh.workers; d++) {
     if (d == x->cfg.worker) continue;
     bool *group = x->window.seen[d] ? x->group_sees : x->group_waits;
