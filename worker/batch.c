@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t image_ints(int max_row, int max_seq, int max_stride) { return 5 * (size_t)max_row + 3 * (size_t)max_seq + 1 + (size_t)max_seq * (size_t)max_stride; }
+static size_t image_ints(int max_row, int max_seq, int max_stride) { return 5 * (size_t)max_row + 4 * (size_t)max_seq + 1 + (size_t)max_seq * (size_t)max_stride; }
 
 ti_status ti_step_batch_init(ti_step_batch *b, const ti_kernels *k, ti_dev *d, int max_row, int max_seq, int max_stride) {
   *b = (ti_step_batch){.max_row = max_row, .max_seq = max_seq, .max_stride = max_stride};
@@ -49,11 +49,13 @@ static void lay_out(ti_step_batch *b, int n_row, int n_seq, int stride) {
   b->h_seq = b->h_place + n_row;
   b->h_row0 = b->h_seq + n_row;
   b->h_kv_len = b->h_row0 + n_seq + 1;
-  b->h_kv_first = b->h_kv_len + n_seq;
+  b->h_kv_short = b->h_kv_len + n_seq;
+  b->h_kv_first = b->h_kv_short + n_seq;
   b->h_table = b->h_kv_first + n_seq;
 #define ON_DEVICE(p) (b->device + ((p) - h))
   b->ids = ON_DEVICE(b->h_ids);
   b->slot = ON_DEVICE(b->h_slot);
+  b->kv_short = ON_DEVICE(b->h_kv_short);
   b->batch = (ti_batch){.n_row = n_row, .n_seq = n_seq, .position = ON_DEVICE(b->h_position), .place = ON_DEVICE(b->h_place), .seq = ON_DEVICE(b->h_seq),
                         .seq_row0 = ON_DEVICE(b->h_row0), .seq_kv_len = ON_DEVICE(b->h_kv_len), .block_table = ON_DEVICE(b->h_table), .table_stride = stride};
 #undef ON_DEVICE
@@ -98,11 +100,15 @@ static ti_status measure(const ti_step_batch *b, const ti_slots *s, const ti_ste
   return TI_OK;
 }
 
+static bool is_long(const ti_step_batch *b, int q) { return b->long_rows && (int)b->seq[q].n_row >= b->long_rows; }
+
 // Sequence q's table and its rows, from `row` on.
 static void put_sequence(ti_step_batch *b, const ti_slot *t, int q, int row) {
   const int stride = b->batch.table_stride, pages = (int)t->n_page < stride ? (int)t->n_page : stride, n = (int)b->seq[q].n_row;
   b->h_row0[q] = row;
   b->h_kv_len[q] = (int32_t)t->n_kv + n;
+  b->h_kv_short[q] = is_long(b, q) ? 0 : b->h_kv_len[q];
+  b->n_long += is_long(b, q);
   b->h_kv_first[q] = 0;
   memcpy(b->h_table + (size_t)q * (size_t)stride, t->table, (size_t)pages * sizeof *t->table);
   for (int j = 0; j < n; j++, row++) {
@@ -116,7 +122,7 @@ static void put_sequence(ti_step_batch *b, const ti_slot *t, int q, int row) {
 
 static void put_padding(ti_step_batch *b, int q) {
   b->h_row0[q] = b->h_seq[q] = q;
-  b->h_kv_len[q] = b->h_kv_first[q] = b->h_ids[q] = b->h_slot[q] = b->h_position[q] = 0;
+  b->h_kv_len[q] = b->h_kv_short[q] = b->h_kv_first[q] = b->h_ids[q] = b->h_slot[q] = b->h_position[q] = 0;
   b->h_place[q] = -1;
 }
 
@@ -129,7 +135,7 @@ ti_status ti_step_batch_build(ti_step_batch *b, const ti_kernels *k, ti_dev *d, 
   if (span.fixed && x.most_rows == 1 && kv / page <= b->max_stride) b->fixed_rows = ti_bucket_rows(x.n_row, b->max_row < b->max_seq ? b->max_row : b->max_seq);
   const int fixed = b->fixed_rows;
   lay_out(b, fixed ? fixed : x.n_row, fixed ? fixed : x.n_seq, fixed ? kv / page : x.most_pages);
-  b->n_pending = 0;
+  b->n_pending = b->n_long = 0;
   int row = 0, q = 0;
   for (uint32_t i = span.first; i < span.last; i++) {
     const ti_plan_row *r = &plan->row[i];
@@ -157,6 +163,7 @@ ti_status ti_step_batch_shift(ti_step_batch *b, const ti_kernels *k, ti_dev *d, 
       b->h_place[b->h_row0[q] + (int)j]++;
     }
     b->h_kv_len[q]++;
+    if (!is_long(b, q)) b->h_kv_short[q]++;
     b->h_kv_first[q] = 1;
   }
   b->batch.kv_first = b->device + (b->h_kv_first - b->host);

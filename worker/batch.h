@@ -34,9 +34,12 @@ typedef struct ti_step_batch {
   int fixed_rows;         // the bucket's, with max_kv_len; 0: laid out for the rows at hand
   int32_t *ids;           // device [n_row]
   const int32_t *slot;    // device [n_row]
-  // host image, same layout: ids, slot, position, place, seq, seq_row0, kv_len, kv_first, tables
+  // Runs of long_rows rows or more (0: none is long) are attended apart from the others, by whom kv_short is read in place of seq_kv_len: 0 for them.
+  int long_rows, n_long;    // set once after init; how many
+  const int32_t *kv_short;  // device [n_seq]
+  // host image, same layout: ids, slot, position, place, seq, seq_row0, kv_len, kv_short, kv_first, tables
   int32_t *host;
-  int32_t *h_ids, *h_slot, *h_position, *h_place, *h_seq, *h_row0, *h_kv_len, *h_kv_first, *h_table;
+  int32_t *h_ids, *h_slot, *h_position, *h_place, *h_seq, *h_row0, *h_kv_len, *h_kv_short, *h_kv_first, *h_table;
   int32_t *device;
   int max_row, max_seq, max_stride;
 } ti_step_batch;

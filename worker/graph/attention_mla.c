@@ -43,24 +43,16 @@ static ti_status append_latent(ti_graph *g, ti_lane *l, const ti_layer_weights *
   return st;
 }
 
-static bool is_expanded(const ti_graph *g, const ti_lane *l, int q) { return g->mla.kv && l->batch.h_row0[q + 1] - l->batch.h_row0[q] >= TI_MLA_EXPAND_ROWS; }
-
 // wide2 [n_row, n_head, v] of the runs that are not expanded; the others' rows attend nothing and become zeros.
-static ti_status absorbed(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer, int n_expanded) {
+static ti_status absorbed(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
   const ti_config *c = g->c;
   const ti_kernels *k = g->k;
   const int nh = g->w.heads.n_head, n = l->batch.batch.n_row, qd = c->qk_nope + c->qk_rope;
   const int64_t ldq = (int64_t)nh * qd;
   ti_batch b = l->batch.batch;
-  ti_status st = TI_OK;
-  if (n_expanded) {
-    for (int q = 0; q < b.n_seq; q++) g->mla.h_kv_len[q] = is_expanded(g, l, q) ? 0 : l->batch.h_kv_len[q];
-    st = k->upload(g->d, g->mla.kv_len, g->mla.h_kv_len, (size_t)b.n_seq * sizeof *g->mla.kv_len);
-    b.seq_kv_len = g->mla.kv_len;
-  }
-  if (!st)
-    st = k->gemm_heads(g->d, &(ti_gemm_heads_args){.out = l->q_lat, .x = l->wide, .w = w->uk, .m = n, .n_head = nh, .ldx = ldq, .hdx = qd,
-                                                   .ldo = (int64_t)nh * c->kv_lora, .hdo = c->kv_lora});
+  if (l->batch.n_long) b.seq_kv_len = l->batch.kv_short;
+  ti_status st = k->gemm_heads(g->d, &(ti_gemm_heads_args){.out = l->q_lat, .x = l->wide, .w = w->uk, .m = n, .n_head = nh, .ldx = ldq, .hdx = qd,
+                                                           .ldo = (int64_t)nh * c->kv_lora, .hdo = c->kv_lora});
   ti_graph_progress(g);
   if (!st)
     st = k->mla_attention(g->d, &(ti_mla_attention_args){.out = l->o_lat, .q_lat = l->q_lat, .q_rope = ti_row(g, l->wide, 1, c->qk_nope), .kv = g->kv, .layout = &g->layout,
@@ -104,11 +96,9 @@ ti_status ti_graph_attention_mla(ti_graph *g, ti_lane *l, const ti_layer_weights
                                        .offset = c->qk_nope, .ld = ldq, .attn_factor = g->attn_factor, .interleaved = c->rope.interleaved});
   ti_graph_progress(g);
   if (!st) st = append_latent(g, l, w, layer, n);
-  int n_expanded = 0;
-  for (int q = 0; q < b->n_seq; q++) n_expanded += is_expanded(g, l, q);
-  if (!st && n_expanded < b->n_seq) st = absorbed(g, l, w, layer, n_expanded);
-  for (int q = 0; !st && q < b->n_seq; q++)
-    if (is_expanded(g, l, q)) st = expanded(g, l, w, layer, q);
+  if (!st && l->batch.n_long < b->n_seq) st = absorbed(g, l, w, layer);
+  for (int q = 0; !st && q < l->batch.n_seq && l->batch.n_long; q++)
+    if (l->batch.h_kv_short[q] == 0) st = expanded(g, l, w, layer, q);
   if (!st) st = k->gemm(g->d, &(ti_gemm_args){.out = l->t, .x = l->wide2, .w = &w->o, .m = n, .out_dtype = k->act});
   l->pending = true;
   return st;

@@ -63,7 +63,6 @@ typedef struct ti_lane {
 typedef struct ti_mla_expanded {
   void *latent, *k_rope, *kv;  // [tile, latent], [tile, rope], [tile, n_head, nope + v] act; kv NULL: only the absorbed form is used
   float *acc, *state;          // [max_row, n_head, v], [max_row, n_head, 2]
-  int32_t *kv_len, *h_kv_len;  // [max_num_seqs] of the sequences that stay absorbed, 0 for the others; device, host
 } ti_mla_expanded;
 
 typedef struct ti_graph {

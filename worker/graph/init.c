@@ -108,7 +108,10 @@ static ti_status init_lane(ti_graph *g, ti_lane *l, int index, ti_error *err) {
     ok = ok && (!ffn || (l->act8.q && l->act8.scale));
   }
   const int page = (int)g->cfg->page_tokens, stride = ti_bucket_kv((int)g->cfg->max_model_len) / page + 8;  // of a fixed batch; drafts may reach over the end
-  if (ok && !ti_step_batch_init(&l->batch, g->k, g->d, g->max_row, (int)g->cfg->max_num_seqs, stride)) return TI_OK;
+  if (ok && !ti_step_batch_init(&l->batch, g->k, g->d, g->max_row, (int)g->cfg->max_num_seqs, stride)) {
+    l->batch.long_rows = g->mla.kv ? TI_MLA_EXPAND_ROWS : 0;
+    return TI_OK;
+  }
   return ti_error_set(err, TI_ERR_NOMEM, "no memory for activations of %d rows; lower --max-num-batched-tokens", g->max_row);
 }
 
@@ -117,7 +120,7 @@ static bool wants_expanded(const ti_graph *g) { return g->c->attn == TI_ATTN_MLA
 
 static ti_status init_expanded(ti_graph *g, ti_error *err) {
   const ti_config *c = g->c;
-  const size_t nh = (size_t)g->w.heads.n_head, b = g->act_bytes, rows = (size_t)g->max_row, seqs = (size_t)g->cfg->max_num_seqs;
+  const size_t nh = (size_t)g->w.heads.n_head, b = g->act_bytes, rows = (size_t)g->max_row;
   ti_mla_expanded *x = &g->mla;
   if (!wants_expanded(g)) return TI_OK;
   x->latent = ti_graph_alloc(g, TI_MLA_TILE * (size_t)c->kv_lora * b);
@@ -125,9 +128,7 @@ static ti_status init_expanded(ti_graph *g, ti_error *err) {
   x->kv = ti_graph_alloc(g, TI_MLA_TILE * nh * (size_t)(c->qk_nope + c->v_dim) * b);
   x->acc = ti_graph_alloc(g, rows * nh * (size_t)c->v_dim * sizeof *x->acc);
   x->state = ti_graph_alloc(g, rows * nh * 2 * sizeof *x->state);
-  x->kv_len = ti_graph_alloc(g, seqs * sizeof *x->kv_len);
-  x->h_kv_len = calloc(seqs, sizeof *x->h_kv_len);
-  if (x->latent && x->k_rope && x->kv && x->acc && x->state && x->kv_len && x->h_kv_len) return TI_OK;
+  if (x->latent && x->k_rope && x->kv && x->acc && x->state) return TI_OK;
   return ti_error_set(err, TI_ERR_NOMEM, "no memory for expanded attention of %d rows; lower --max-num-batched-tokens", g->max_row);
 }
 
@@ -255,7 +256,7 @@ void ti_graph_fini(ti_graph *g) {
   if (!g->k) return;
   ti_graph_record_fini(g);
   for (int i = 0; i < 2; i++) fini_lane(g, &g->lane[i]);
-  void *p[] = {g->kv, g->inv_freq, g->expert_gate_up, g->expert_act, g->mtp_in, g->mla.latent, g->mla.k_rope, g->mla.kv, g->mla.acc, g->mla.state, g->mla.kv_len};
+  void *p[] = {g->kv, g->inv_freq, g->expert_gate_up, g->expert_act, g->mtp_in, g->mla.latent, g->mla.k_rope, g->mla.kv, g->mla.acc, g->mla.state};
   for (size_t i = 0; i < sizeof p / sizeof *p; i++)
     if (p[i]) g->k->free(g->d, p[i]);
   ti_replicas_destroy(g->replicas);
@@ -263,7 +264,6 @@ void ti_graph_fini(ti_graph *g) {
   for (int i = 0; g->placement && i < g->n_moe; i++) ti_placement_destroy(g->placement[i]);
   free(g->placement);
   ti_weights_fini(&g->w);
-  free(g->mla.h_kv_len);
   if (g->h_sum) g->k->free_host(g->d, g->h_sum);
   free(g->tap_mem);
   free(g->load);

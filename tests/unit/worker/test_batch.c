@@ -97,3 +97,30 @@ Test(batch, ids_on_their_way_are_counted) {
   build(2, true);
   cr_assert(b.n_pending == 1 && b.ids[1] == -1 && b.slot[1] == 1);
 }
+
+// Two runs beside a decode: the long one is hidden from those that read kv_short, and stays so when an MTP layer moves all on by one.
+Test(batch, long_runs_have_no_places_for_the_short_ones) {
+  static const uint32_t n[] = {12, 30, 11}, rows[] = {5, 1, 4};
+  ti_plan_row row[3];
+  for (uint32_t s = 0; s < 3; s++) {
+    hold(s, n[s]);
+    slots.slot[s].n_kv = n[s] - rows[s];
+    row[s] = (ti_plan_row){.slot = s, .n_token = rows[s], .sample = true};
+  }
+  const ti_step_plan plan = {.row = row, .n_row = 3};
+  for (int most = 0; most < 7; most++) {
+    b.long_rows = most;
+    cr_assert_eq(ti_step_batch_build(&b, k, dev, &slots, &plan, (ti_batch_span){0, 3, true}, &err), TI_OK, "%s", err.text);
+    int n_long = 0;
+    for (int moved = 0; moved < 2; moved++) {
+      for (int s = 0; s < 3; s++) {
+        const bool is = most && (int)rows[s] >= most;
+        n_long += is && !moved;
+        cr_assert_eq(b.kv_short[s], is ? 0 : (int)n[s] + moved, "long from %d: run %d has %d", most, s, b.kv_short[s]);
+        cr_assert_eq(b.batch.seq_kv_len[s], (int)n[s] + moved);
+      }
+      if (!moved) cr_assert_eq(ti_step_batch_shift(&b, k, dev, &slots), TI_OK);
+    }
+    cr_assert_eq(b.n_long, n_long);
+  }
+}
