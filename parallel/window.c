@@ -69,7 +69,7 @@ static char *map_peer(const card *c, size_t bytes) {
   return p;
 }
 
-static ti_status meet(ti_coll *c, ti_window *w, const card *mine, ti_error *err) {
+static ti_status meet(ti_coll *c, ti_window *w, int within, const card *mine, ti_error *err) {
   const size_t n = (size_t)c->size;
   card *all = calloc(n, sizeof *all);
   uint8_t *sees = calloc(n, n);  // [n, n] row r: whom rank r sees
@@ -85,7 +85,7 @@ static ti_status meet(ti_coll *c, ti_window *w, const card *mine, ti_error *err)
   }
   st = ti_coll_all_gather(c, mine, all, counts, TI_U8);
   for (int r = 0; r < c->size && !st; r++) {
-    if (r == c->rank) continue;
+    if (r == c->rank || (within && r / within != c->rank / within)) continue;
     char *p = map_peer(&all[r], w->bytes);
     w->peer[r] = p ? p + HEAD : NULL;
     sees[(size_t)c->rank * n + (size_t)r] = p != NULL;
@@ -102,20 +102,21 @@ done:
   return st;
 }
 
-ti_status ti_window_create(ti_coll *c, size_t bytes, bool shared, ti_window *out, ti_error *err) {
+ti_status ti_window_create(ti_coll *c, size_t bytes, int within, ti_window *out, ti_error *err) {
   const size_t n = (size_t)c->size;
   ti_window w = {.bytes = bytes, .n = c->size, .peer = calloc(n, sizeof *w.peer), .seen = calloc(n, sizeof *w.seen)};
+  const bool shared = n > 1 && within != 1;
   card mine = {0};
   int fd = -1;
   ti_status st = TI_OK;
-  char *own = w.peer && w.seen ? make_own(bytes, shared && n > 1, &fd, &mine) : NULL;
+  char *own = w.peer && w.seen ? make_own(bytes, shared, &fd, &mine) : NULL;
   if (own) {
     w.own = own + HEAD;
     w.peer[c->rank] = w.own;
   } else {
     st = ti_error_set(err, TI_ERR_NOMEM, "window of %zu bytes: out of memory", bytes);
   }
-  if (!st && shared && n > 1) st = meet(c, &w, &mine, err);
+  if (!st && shared) st = meet(c, &w, within, &mine, err);
   if (fd >= 0) close(fd);
   if (st) {
     ti_window_fini(&w);

@@ -297,7 +297,7 @@ static void validate(bench *b, ti_exchange *x) {
     if (fabsf(b->out[i] - x_of(x, 0)[i] * 0.25f * (float)n_top) > 1e-3f) die("a wrong sum", TI_ERR_INTERNAL);
 }
 
-static ti_exchange *make(ti_coll *c, const ti_placement *p, bool det, bool messages) {
+static ti_exchange *make(ti_coll *c, const ti_placement *p, bool det, int host_ranks) {
   const ti_exchange_config cfg = {
       .mesh = {.workers = W, .tp = 1, .dp = W, .ep = W, .etp = 1},
       .worker = rank,
@@ -307,7 +307,7 @@ static ti_exchange *make(ti_coll *c, const ti_placement *p, bool det, bool messa
       .align = 8,
       .dtype = TI_F32,
       .deterministic = det,
-      .messages_only = messages,
+      .host_ranks = host_ranks,
   };
   ti_exchange *x;
   ti_error err = {0};
@@ -415,6 +415,7 @@ int main(int argc, char **argv) {
   if (percentile < 0 || percentile > 99) die("--percentile 0..99", TI_ERR_ARG);
   if (W > MAX_W || n_top < 1 || n_top > MAX_TOP || dim < 1 || dim > 1 << 16) die("--top 1..8, --dim 1..65536, ranks 1..16", TI_ERR_ARG);
   for (int i = 0; i < W; i++) list[i] = i;
+  ti_log_set_level(TI_LOG_WARN);
   bench b = {0};
   ti_error err = {0};
   ti_coll *world = NULL;
@@ -441,8 +442,8 @@ int main(int argc, char **argv) {
   }
   for (int det = 1; det >= 0; det--) {
     b.det = det;
-    b.place = make(world, p, det, false);
-    b.message = make(world, p, det, true);
+    b.place = make(world, p, det, 0);
+    b.message = make(world, p, det, 1);
     table(&b, json, &comma);
     if (det) overlap_table(&b, json, &comma);
     ti_exchange_destroy(b.place);

@@ -206,7 +206,7 @@ static ti_status make_micro(ti_exchange *x, ti_micro *m, ti_coll *world, const i
 // Who of each group reads our rows where they stand, and who needs them in messages.
 static ti_status make_window(ti_exchange *x, ti_error *err) {
   ti_coll *c = x->micro[0].coll;
-  ti_status st = ti_window_create(c, 2 * (x->x_bytes + x->y_bytes), !x->cfg.messages_only, &x->window, err);
+  ti_status st = ti_window_create(c, 2 * (x->x_bytes + x->y_bytes), x->cfg.host_ranks, &x->window, err);
   if (st) return ti_error_prefix(err, "exchange");
   if (x->cfg.mesh.workers > 1)
     ti_log_info("exchange: rows of %d ranks are read where they stand, those of %d come in messages", x->window.n_peer,

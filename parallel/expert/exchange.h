@@ -52,7 +52,7 @@ typedef struct ti_exchange_config {
   int n_layer;         // MoE layers, each with a placement of its own; 0: one
   ti_dtype dtype;      // of rows on the wire and in blocks: F32 or BF16 (E4M3 + scales on GPUs)
   bool deterministic;  // the combine's form
-  bool messages_only;  // rows travel in messages within a host too: the windows' oracle, and what a rank of another host gets. The same on all ranks
+  int host_ranks;      // 0: rows are read in place wherever ranks see each other; n: within runs of n ranks only, 1: nowhere (tests, labs)
 } ti_exchange_config;
 
 typedef struct ti_exchange ti_exchange;
