@@ -2,8 +2,9 @@
 //
 //   MODEL     random:llama?.., or a bundled dense model
 //   BACKEND   cuda      bf16 everywhere: the whole prompt in one step, in chunks and row by row, relaxed and --deterministic
-//             rounded   the same arithmetic on this processor (rounding.h): the bound can be checked without a GPU; --faults: every fault is found
+//             rounded   the same arithmetic on this processor (rounding.h): the bound can be checked without a GPU
 //             cpu, ref  fp32 activations over a bf16 KV cache
+//   --faults  and then with faults, each of which must be found: in the arithmetic (rounded), or a model that is a little wrong
 //
 // docs/numerics.md, "Hidden states in bf16", derives the standard deviation s of each number's error. Of a layer's N numbers z = error / s is checked:
 //
@@ -164,6 +165,24 @@ static int check_backend(const setting *s, const states *want, unsigned places, 
   return failures;
 }
 
+// The backend with a model that is a little wrong: every one must be found.
+static int check_faults(const setting *s, const states *want, bool fp32) {
+  static const char *const names[] = {"eps ten times too large", "scores 1% too large", "rotary base 1% too large"};
+  int failures = 0;
+  for (int i = 0; i < 3; i++) {
+    fixture f = s->f;
+    states got;
+    if (i == 0) f.cfg.rms_eps *= 10;
+    if (i == 1) f.cfg.softmax_scale *= 1.01;
+    if (i == 2) f.cfg.rope.theta *= 1.01;
+    if (run(&f, (engine_spec){.backend = s->backend, .kv_bf16 = fp32, .tp = s->self, .world = s->self}, s->ids, s->n, 0, false, &got)) return 1;
+    printf("--- %s, fault: %s\n", s->backend, names[i]);
+    failures += !compare(want, &got, NULL, &s->b, s->model);
+    states_free(&got);
+  }
+  return failures;
+}
+
 int main(int argc, char **argv) {
   if (argc < 3) return fprintf(stderr, "usage: hidden_bf16 MODEL BACKEND [ROWS] [--faults]\n"), 2;
   const bool random = !strncmp(argv[1], "random:", 7), faults = !strcmp(argv[argc - 1], "--faults"), rounded = !strcmp(argv[2], "rounded");
@@ -184,6 +203,7 @@ int main(int argc, char **argv) {
     states want;
     if (run_with(&s, rounding_analysed(places[i]), true, &want)) return 1;
     failures += rounded ? check_rounded(&s, &want, places[i], faults) : check_backend(&s, &want, places[i], fp32);
+    if (faults && !rounded && i == 0) failures += check_faults(&s, &want, fp32);
     states_free(&want);
   }
   free(s.ids);
