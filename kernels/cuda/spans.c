@@ -21,8 +21,8 @@
 
 enum { MARKS = 16384, MAX_DEPTH = 8, MANY_STAMPS = 2048 };
 #define REBASE_NS 200000000u
-#define GIVE_UP_NS 200000000u  // the first kernel of a device that many use may take long
-#define CLOSE_NS 100000u       // a new base that took longer is no better than the old one
+#define FIRST_NS 200000000u  // the first kernel of a device that many use may take long
+#define CLOSE_NS 100000u     // a new base that took longer is no better than the old one
 
 typedef struct mark {
   const char *name;  // NULL: the innermost span ends
@@ -67,19 +67,18 @@ struct ti_cuda_spans {
 
 // ---- set-up ----
 
-// Takes the new base unless it took longer than `most`.
+// Takes a new base unless that takes longer than `most`; one that comes too late is waited for by nobody.
 static bool calibrate(struct ti_cuda_spans *s, uint64_t most) {
   volatile uint64_t *const clock = s->clock;
+  const bool rests = cudaStreamQuery(s->clock_stream) == cudaSuccess;  // else the one before is still to write
+  (void)cudaGetLastError();
+  if (!rests) return false;
   *clock = 0;
   const uint64_t t0 = ti_mono_ns();
   if (ti_cuda_stamp_host(s->clock_stream, s->clock) != cudaSuccess) return false;
   while (*clock == 0)
-    if (ti_mono_ns() - t0 > GIVE_UP_NS) {
-      (void)cudaStreamSynchronize(s->clock_stream);  // it is to write no later
-      return false;
-    }
+    if (ti_mono_ns() - t0 > most) return false;
   const uint64_t t1 = ti_mono_ns();
-  if (t1 - t0 > most) return false;
   s->base_took = t1 - t0;
   s->base_ns = (double)t0 + (double)(t1 - t0) / 2;
   s->base_clock = (double)*clock;
@@ -104,8 +103,9 @@ static bool arm(ti_dev *d, struct ti_cuda_spans *s) {
   s->clock = clock;
   ok = ok && cudaStreamCreateWithFlags(&s->clock_stream, cudaStreamNonBlocking) == cudaSuccess;
   ok = ok && cudaEventCreateWithFlags(&s->copy_done, cudaEventDisableTiming) == cudaSuccess;
-  for (int i = 0; i < 5 && ok; i++) ok = calibrate(s, i ? s->base_took : GIVE_UP_NS) || s->base_ns;  // the first ones are slow
-  s->failed = !ok || !s->base_ns;
+  ok = ok && calibrate(s, FIRST_NS);
+  for (int i = 0; i < 4 && ok; i++) (void)calibrate(s, s->base_took);
+  s->failed = !ok;
   if (s->failed) ti_log_warn("cuda: device %d: no memory or clock for the timeline: its spans are missing", d->index);
   (void)cudaGetLastError();
   return !s->failed;

@@ -2,6 +2,7 @@
 // reads where nothing is, on a stream of its own, as a broken kernel of ours would. The context is then lost: whatever the worker does next fails.
 #include <cuda_runtime.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -18,6 +19,7 @@ static void *wait_and_fault(void *arg) {
   if (access(trigger, F_OK) != 0 || cudaSetDevice(0) != cudaSuccess) return NULL;
   cudaStream_t s;
   if (cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking) == cudaSuccess) fault_kernel<<<1, 1, 0, s>>>((volatile int *)64);
+  fprintf(stderr, "gpu_fault: launched: %s\n", cudaGetErrorString(cudaGetLastError()));
   return NULL;
 }
 
