@@ -1,5 +1,5 @@
-// Weighted sums of rows: the arithmetic of combine. Blocks of the row stay in the first-level cache; four terms a pass, added strictly from left to
-// right.
+// Weighted sums of rows: the arithmetic of combine. Blocks of the row stay in the first-level cache; up to four terms a pass, added strictly from
+// left to right.
 #include <string.h>
 
 #include "base/half.h"
@@ -7,28 +7,37 @@
 
 #define BLOCK 1024
 
-static void sum_f32(float *restrict acc, const void *const *term, const float *w, int n, int at, int len) {
-  const float *a = (const float *)term[0] + at;
-  const float wa = w[0];
-  int k = 1;
-  if (n >= 2) {
-    const float *b = (const float *)term[1] + at;
-    const float wb = w[1];
-    for (int i = 0; i < len; i++) acc[i] = wa * a[i] + wb * b[i];
-    k = 2;
-  } else {
-    for (int i = 0; i < len; i++) acc[i] = wa * a[i];
+#define PASS(sum)                               \
+  for (int i = 0; i < len; i++) acc[i] = (sum); \
+  break
+
+// acc = (start ? 0 : acc) + w[0] * term[0] + ..: n of 1 to 4.
+static void add_f32(float *restrict acc, const void *const *term, const float *w, int n, int at, int len, bool start) {
+  const float *a = (const float *)term[0] + at, *b = (const float *)term[n > 1] + at, *c = (const float *)term[n > 2 ? 2 : 0] + at,
+              *d = (const float *)term[n > 3 ? 3 : 0] + at;
+  const float wa = w[0], wb = w[n > 1], wc = w[n > 2 ? 2 : 0], wd = w[n > 3 ? 3 : 0];
+  switch (start ? n : n + 4) {
+    case 1:
+      PASS(wa * a[i]);
+    case 2:
+      PASS(wa * a[i] + wb * b[i]);
+    case 3:
+      PASS((wa * a[i] + wb * b[i]) + wc * c[i]);
+    case 4:
+      PASS(((wa * a[i] + wb * b[i]) + wc * c[i]) + wd * d[i]);
+    case 5:
+      PASS(acc[i] + wa * a[i]);
+    case 6:
+      PASS((acc[i] + wa * a[i]) + wb * b[i]);
+    case 7:
+      PASS(((acc[i] + wa * a[i]) + wb * b[i]) + wc * c[i]);
+    default:
+      PASS((((acc[i] + wa * a[i]) + wb * b[i]) + wc * c[i]) + wd * d[i]);
   }
-  for (; k + 1 < n; k += 2) {
-    const float *c = (const float *)term[k] + at, *d = (const float *)term[k + 1] + at;
-    const float wc = w[k], wd = w[k + 1];
-    for (int i = 0; i < len; i++) acc[i] = (acc[i] + wc * c[i]) + wd * d[i];
-  }
-  if (k < n) {
-    const float *c = (const float *)term[k] + at;
-    const float wc = w[k];
-    for (int i = 0; i < len; i++) acc[i] += wc * c[i];
-  }
+}
+
+static void sum_f32(float *restrict acc, const void *const *term, const float *w, int n, int at, int len, bool start) {
+  for (int k = 0; k < n; k += 4) add_f32(acc, term + k, w + k, n - k < 4 ? n - k : 4, at, len, start && k == 0);
 }
 
 static void sum_bf16(float *restrict acc, const void *const *term, const float *w, int n, int at, int len) {
@@ -42,26 +51,32 @@ static void sum_bf16(float *restrict acc, const void *const *term, const float *
   }
 }
 
-// One part of a block of the sum.
-static void sum_part(const ti_rows *t, int first, int n, int at, int len, ti_dtype dtype, float *restrict acc) {
-  if (dtype == TI_F32) {
-    sum_f32(acc, t->term + first, t->weight + first, n, at, len);
-    return;
+// A part of one term needs no sum of its own: w * x is its value, added in its turn.
+static void sum_parts_f32(const ti_rows *t, int at, int len, float *restrict acc) {
+  float part[BLOCK];
+  int done = 0, end = t->n_part ? t->part_end[0] : t->n;  // terms in acc; terms that only have to be added, one by one
+  for (int p = 1; p < t->n_part; p++) {
+    const int first = t->part_end[p - 1], n = t->part_end[p] - first;
+    if (n == 1) {
+      end = t->part_end[p];
+      continue;
+    }
+    if (end > done) sum_f32(acc, t->term + done, t->weight + done, end - done, at, len, done == 0);
+    sum_f32(part, t->term + first, t->weight + first, n, at, len, true);
+    for (int i = 0; i < len; i++) acc[i] += part[i];
+    done = end = t->part_end[p];
   }
-  sum_bf16(acc, t->term + first, t->weight + first, n, at, len);
-  for (int i = 0; i < len && t->n_part; i++) acc[i] = ti_bf16_to_f32(ti_f32_to_bf16(acc[i]));
+  if (end > done) sum_f32(acc, t->term + done, t->weight + done, end - done, at, len, done == 0);
 }
 
-static void sum_block(const ti_rows *t, int at, int len, ti_dtype dtype, float *restrict acc) {
+static void sum_parts_bf16(const ti_rows *t, int at, int len, float *restrict acc) {
   float part[BLOCK];
-  if (t->n_part == 0) {
-    sum_part(t, 0, t->n, at, len, dtype, acc);
-    return;
-  }
-  sum_part(t, 0, t->part_end[0], at, len, dtype, acc);
-  for (int p = 1; p < t->n_part; p++) {
-    sum_part(t, t->part_end[p - 1], t->part_end[p] - t->part_end[p - 1], at, len, dtype, part);
-    for (int i = 0; i < len; i++) acc[i] += part[i];
+  const int n_part = t->n_part ? t->n_part : 1;
+  for (int p = 0; p < n_part; p++) {
+    const int first = p ? t->part_end[p - 1] : 0, end = t->n_part ? t->part_end[p] : t->n;
+    sum_bf16(part, t->term + first, t->weight + first, end - first, at, len);
+    for (int i = 0; i < len && t->n_part; i++) part[i] = ti_bf16_to_f32(ti_f32_to_bf16(part[i]));
+    for (int i = 0; i < len; i++) acc[i] = p ? acc[i] + part[i] : part[i];
   }
 }
 
@@ -75,11 +90,11 @@ void ti_rows_sum(void *out, const ti_rows *t, int dim, ti_dtype dtype, bool accu
     const int len = dim - at < BLOCK ? dim - at : BLOCK;
     if (dtype == TI_F32) {
       float *to = (float *)out + at;
-      sum_block(t, at, len, dtype, accumulate ? acc : to);
+      sum_parts_f32(t, at, len, accumulate ? acc : to);
       for (int i = 0; i < len && accumulate; i++) to[i] += acc[i];
     } else {
       uint16_t *to = (uint16_t *)out + at;
-      sum_block(t, at, len, dtype, acc);
+      sum_parts_bf16(t, at, len, acc);
       for (int i = 0; i < len && accumulate; i++) acc[i] = ti_bf16_to_f32(to[i]) + acc[i];
       for (int i = 0; i < len; i++) to[i] = ti_f32_to_bf16(acc[i]);
     }
