@@ -1,7 +1,7 @@
 // Paged GQA attention: against an fp64 oracle over shapes, pages, windows and trees, with everything that may not be read poisoned; whether a row's
 // bits depend on anything but the row; then time, for decode beside the bytes of K and V, for prefill beside the products that causality leaves.
 //
-//   lab_attention [--quick] [--json FILE] [check | time | prefill]
+//   lab_attention [--quick] [--json FILE] [check | time | layers | prefill]
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <math.h>
@@ -10,6 +10,7 @@
 
 #include "benchmarks/kernels/lab_gpu.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_priv.h"
 
 // ---- one scenario ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -24,6 +25,7 @@ typedef struct shape {
   int max_kv_len;   // as ti_batch's; 0: the longest
   int alone;        // 1 + sequence: that one only, with the data it has among all
   int from;         // rows from this one on only: the rest of the run is past
+  int n_layer;      // 0: two, of which the second is used
 } shape;
 
 typedef struct world {
@@ -87,7 +89,7 @@ static void make(world *w, lab *l, const shape *s) {
   memset(w, 0, sizeof *w);
   w->l = l, w->s = *s;
   w->lay.kind = TI_KV_GQA, w->lay.dtype = s->type, w->lay.page_tokens = s->page_tokens, w->lay.n_kv_head = s->n_kv_head;
-  w->lay.head_dim = s->dim, w->lay.n_layer = 2;
+  w->lay.head_dim = s->dim, w->lay.n_layer = s->n_layer ? s->n_layer : 2;
   ti_error err = {};
   if (ti_kv_layout_init(&w->lay, &err) != TI_OK) lab_expect(l, false, "%s", err.text), exit(1);
   const int first_seq = s->alone ? s->alone - 1 : 0, n_seq = s->alone ? 1 : s->n_seq;
@@ -136,7 +138,10 @@ static void make(world *w, lab *l, const shape *s) {
   w->b.n_row = n_row, w->b.n_seq = n_seq, w->b.max_seq_rows = most, w->b.position = w->b.place = w->dev[0], w->b.seq = w->dev[1];
   w->b.seq_row0 = w->dev[2], w->b.seq_kv_len = w->dev[3], w->b.kv_first = s->first ? w->dev[4] : NULL, w->b.block_table = w->dev[5];
   w->b.table_stride = stride, w->b.mask = s->tree ? w->mask : NULL, w->b.max_kv_len = s->max_kv_len ? s->max_kv_len : longest;
-  fill_kv<<<dim3(256, n_seq, 2 * s->n_kv_head), 128, 0, l->stream>>>(w->pool, w->lay, 1, w->dev[5], stride, w->dev[3], w->b.kv_first, first_seq);
+  for (int layer = s->n_layer ? 0 : 1; layer < w->lay.n_layer; layer++) {
+    fill_kv<<<dim3(256, n_seq, 2 * s->n_kv_head), 128, 0, l->stream>>>(w->pool, w->lay, layer, w->dev[5], stride, w->dev[3], w->b.kv_first,
+                                                                       first_seq);
+  }
   fill_q<<<n_row, 256, 0, l->stream>>>((__nv_bfloat16 *)w->q, width, w->dev[1], w->dev[0], first_seq);
   lab_sync(l, "fill");
   free(rows), free(past), free(row0), free(len), free(first), free(table), free(deck), free(place), free(seq), free(mask);
@@ -160,6 +165,26 @@ static void run(void *arg) {
 enum { CHAIN = 22 };
 static void run_chain(void *arg) {
   for (int i = 0; i < CHAIN; i++) run(arg);
+}
+// As a decode step does: a layer's keys and values of this step are appended, then it is attended. q's numbers serve as keys and values, too.
+static void append_layer(world *w, int layer) {
+  ti_kv_append_args k = {};
+  k.layout = &w->lay, k.kv = w->pool, k.layer = layer, k.batch = &w->b, k.k = w->q, k.v = w->q;
+  k.ldk = k.ldv = (int64_t)w->s.n_head * w->s.dim;
+  lab_op(w->l, ti_cuda_kv_append(&w->l->dev, &k), "kv_append");
+}
+static void run_appends(void *arg) {
+  world *w = (world *)arg;
+  for (int i = 0; i < w->lay.n_layer; i++) append_layer(w, i);
+}
+static void run_layers(void *arg) {
+  world *w = (world *)arg;
+  ti_attention_args a = args_of(w);
+  for (int i = 0; i < w->lay.n_layer; i++) {
+    append_layer(w, i);
+    a.layer = i;
+    lab_op(w->l, ti_cuda_attention(&w->l->dev, &a), "attention");
+  }
 }
 
 // ---- the oracle: two passes would need all scores; 256 places at a time, in fp64
@@ -280,6 +305,44 @@ static shape base(int n_seq, int past, int rows, int n_head, int n_kv_head, int 
   return s;
 }
 
+// What is appended right before: attention may fetch older places before the append has ended, never the new ones. Each layer, several times in a
+// graph with other numbers in q (and so in the new K and V) each time; then against the same batch, attended after everything has ended.
+static __global__ void scale_q(__nv_bfloat16 *q, size_t n, float f) {
+  const size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
+  if (i < n) q[i] = __float2bfloat16_rn(__bfloat162float(q[i]) * f);
+}
+static void run_early(void *arg) {
+  world *w = (world *)arg;
+  run_layers(arg);
+  scale_q<<<(unsigned)((w->n_out + 255) / 256), 256, 0, w->l->stream>>>((__nv_bfloat16 *)w->q, w->n_out, -0.5f);
+  run_layers(arg);
+}
+static void early(lab *l) {
+  static const int d[][5] = {{64, 32, 8, 128, 200}, {300, 32, 4, 64, 129}, {1, 32, 4, 64, 77},
+                             {3, 32, 8, 128, 1025}, {2, 12, 4, 96, 1},     {64, 32, 8, 128, 900}};
+  for (int i = 0; i < 12; i++) {
+    static world w;
+    const int *x = d[i / 2];
+    shape s = base(x[0], x[4] - 1, i / 2 == 4 ? 4 : 1, x[1], x[2], x[3], i % 3 ? 64 : 16);
+    s.n_layer = 3, s.step = 3, s.type = i % 2 ? TI_E4M3 : TI_BF16;
+    make(&w, l, &s);
+    lab_time_chain_us(l, run_early, &w, 1);
+    run_early(&w);
+    lab_sync(l, name_of(&s));
+    const uint64_t h = lab_hash(l, w.out, w.n_out * 2);
+    lab_poison(l, w.out, w.n_out * 2);
+    lab_sync(l, "poison");
+    ti_attention_args a = args_of(&w);
+    a.layer = 2;
+    lab_op(l, ti_cuda_attention(&l->dev, &a), "attention");
+    lab_sync(l, name_of(&s));
+    const bool ok = h == lab_hash(l, w.out, w.n_out * 2);
+    lab_expect(l, ok, "%s: other bits right behind the append", name_of(&s));
+    printf("  %-62s %s\n", name_of(&s), ok ? "yes" : "NO");
+    drop(&w);
+  }
+}
+
 static void checks(lab *l) {
   printf("\nagainst fp64\n");
   static const int bs[][2] = {{1, 128}, {1, 339}, {3, 799}, {3, 1024}, {16, 20000}, {64, 800}, {64, 2048}};
@@ -321,6 +384,9 @@ static void checks(lab *l) {
   check(l, &s);
   s.window = 100;
   check(l, &s);
+
+  printf("\nappended and attended at once\n");
+  early(l);
 
   printf("\nbits\n");
   shape x = base(3, 1500, 1, 32, 8, 128, 64), y = x;
@@ -370,6 +436,40 @@ static void time_of(lab *l, const shape *s, bool chain) {
   drop(&w);
 }
 
+// A step's attention: append and attend, layer after layer, less the appends by themselves.
+static void time_layers(lab *l, const shape *s) {
+  static world w;
+  make(&w, l, s);
+  const int n = w.lay.n_layer;
+  lab_row r = {};
+  char name[96];
+  snprintf(name, sizeof name, "b%d %d/%d d%d p%d%s L%d", s->n_seq, s->n_head, s->n_kv_head, s->dim, s->page_tokens, s->type == TI_E4M3 ? " e4m3" : "",
+           n);
+  const double append = lab_time_chain_us(l, run_appends, &w, n);
+  r.op = "attention", r.variant = name, r.m = w.b.n_row, r.n = s->n_head, r.k = s->past + s->rows;
+  r.us = lab_time_chain_us(l, run_layers, &w, n) - append;
+  r.flop = 4.0 * w.causal_pairs * s->n_head * s->dim;
+  r.bytes = (double)w.kv_places * s->n_kv_head * 2 * (s->dim * (s->type == TI_E4M3 ? 1 : 2) + (s->type == TI_E4M3 ? 4 : 0)) + 4.0 * (double)w.n_out;
+  r.peer = "append", r.peer_us = append;
+  lab_print(l, &r);
+  drop(&w);
+}
+
+static void times_of_layers(lab *l) {
+  lab_head("decode, layer after layer: what attention adds to the append before it (peer: the append alone)");
+  static const int d[][5] = {{64, 32, 8, 128, 128}, {64, 32, 8, 128, 192}, {64, 32, 8, 128, 256}, {64, 32, 8, 128, 1024}, {256, 32, 8, 128, 200},
+                             {16, 32, 8, 128, 200}, {1, 32, 8, 128, 200},  {64, 32, 4, 64, 200},  {256, 32, 4, 64, 200},  {1, 32, 4, 64, 64},
+                             {1, 32, 4, 64, 200},   {1, 32, 4, 64, 512},   {1, 32, 4, 64, 2048}};
+  for (int i = 0; i < 13; i++) {
+    shape s = base(d[i][0], d[i][4] - 1, 1, d[i][1], d[i][2], d[i][3], 64);
+    s.n_layer = d[i][0] > 64 ? 8 : 16, s.max_kv_len = d[i][4] <= 256 ? 256 : 0;
+    time_layers(l, &s);
+    if (i != 1 && i != 10) continue;
+    s.type = TI_E4M3;
+    time_layers(l, &s);
+  }
+}
+
 static void times(lab *l) {
   lab_head("decode (m rows, n heads, k places)");
   static const int d[][6] = {{128, 64, 8, 128, 4096, 64}, {128, 32, 8, 128, 4096, 64}, {64, 32, 4, 64, 2048, 16},  {64, 32, 4, 64, 2048, 64},
@@ -417,7 +517,8 @@ int main(int argc, char **argv) {
   l.dev.pdl = true;
   const char *what = argc > 1 ? argv[1] : "";
   if (!*what || strcmp(what, "check") == 0) checks(&l);
-  if (strcmp(what, "check") != 0 && strcmp(what, "prefill") != 0) times(&l);
-  if (strcmp(what, "check") != 0) prefill_times(&l);
+  if (!*what || strcmp(what, "layers") == 0 || strcmp(what, "time") == 0) times_of_layers(&l);
+  if (!*what || strcmp(what, "time") == 0) times(&l);
+  if (!*what || strcmp(what, "time") == 0 || strcmp(what, "prefill") == 0) prefill_times(&l);
   return lab_close(&l);
 }

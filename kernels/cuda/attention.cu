@@ -29,12 +29,12 @@ static attn attn_of(const ti_attention_args *x) {
 }
 
 // K and V of all pages and layers as rows of one head and place each.
-static ti_status map_of(const ti_attention_args *x, CUtensorMap *map) {
+static ti_status map_of(const ti_attention_args *x, int places, CUtensorMap *map) {
   const ti_kv_layout *l = x->layout;
   const int size = l->dtype == TI_BF16 ? 2 : 1;
   const int64_t dim[3] = {l->head_dim, (int64_t)2 * l->n_kv_head * l->page_tokens, (int64_t)1 << 31};
   const int64_t stride[2] = {l->head_dim, (int64_t)l->layer_bytes / size};
-  const int box[3] = {128 / size, l->page_tokens < SPAN ? l->page_tokens : SPAN, 1};
+  const int box[3] = {128 / size, l->page_tokens < places ? l->page_tokens : places, 1};
   return ti_tensor_map_3d(map, size == 2 ? TI_TMA_BF16 : TI_TMA_U8, x->kv, dim, stride, box, TI_TMA_128B);
 }
 
@@ -56,8 +56,12 @@ extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
   if (x->batch->n_row == 0) return TI_OK;
   attn a = attn_of(x);
   const bool aligned = ti_aligned16(x->q) && ti_aligned16(x->out) && ti_aligned16(x->kv) && a.ldq % 8 == 0 && a.ldo % 8 == 0;
-  CUtensorMap map;
-  if (d->major < 9 || l->dtype == TI_F32 || !fast_dim(l->head_dim) || !aligned || map_of(x, &map) != TI_OK) return ti_cuda_attention_plain(d, x);
+  attn_maps map;
+  if (d->major < 9 || l->dtype == TI_F32 || !fast_dim(l->head_dim) || !aligned || map_of(x, SPAN, &map.big) != TI_OK ||
+      map_of(x, SMALL_BOX, &map.small) != TI_OK) {
+    return ti_cuda_attention_plain(d, x);
+  }
+  a.early = d->kv_writer == NULL || d->kv_writer == x->batch->place;
   // runs whose packed rows fit few tiles of decode are decode's; the rest is prefill's, where it has the type and the head's size
   const int most = x->batch->max_seq_rows > 0 ? x->batch->max_seq_rows : 1;
   int limit = l->dtype != TI_BF16 || l->head_dim > 128 ? most : a.group > DECODE_PACKED ? 1 : DECODE_PACKED / a.group;
@@ -66,6 +70,7 @@ extern "C" ti_status ti_cuda_attention(ti_dev *d, const ti_attention_args *x) {
   if (most <= limit || a.n_seq > 1) {
     st = attn_decode(d, &a, &map, l->dtype, l->head_dim, most_places(x, a.short_rows));
   }
-  if (st == TI_OK && most > limit) st = attn_prefill(d, &a, &map, l->head_dim);
+  if (st == TI_OK && most > limit) st = attn_prefill(d, &a, &map.big, l->head_dim);
+  d->kv_writer = NULL;  // whoever starts behind these kernels finds what was written before them
   return st;
 }

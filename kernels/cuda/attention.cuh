@@ -41,6 +41,8 @@ struct attn {
   int n_slot;                                                       // chunks a row may have in scratch; 0: blocks write out themselves
   float *part_o;                                                    // [n_seq, short_rows, n_head, n_slot, dim]
   float2 *part_ml;                                                  // [n_seq, short_rows, n_head, n_slot] M, L
+  int run_tiles;                                                    // decode: tiles a run has at most
+  bool early;                                                       // decode may read the batch's arrays and older KV before its predecessor ends
   int short_rows;                                                   // decode takes the runs of at most so many rows, prefill the others
 };
 
@@ -148,8 +150,12 @@ static __device__ __forceinline__ float quad_sum(float v) {
 // out = O / L: a row that attended nothing gives zeros.
 static __device__ __forceinline__ float inverse(float l) { return l > 0.0f ? __frcp_rn(l) : 0.0f; }
 
-// The forms (host). map: K and V as [pages * n_layer][2 * n_kv_head * page_tokens][head_dim].
-ti_status attn_decode(ti_dev *d, const attn *a, const CUtensorMap *map, ti_dtype type, int dim, int64_t max_places);
+// The forms (host). K and V as [pages * n_layer][2 * n_kv_head * page_tokens][head_dim], in boxes of a page (128 places at most), and of SMALL_BOX.
+enum { SMALL_BOX = 16 };
+typedef struct attn_maps {
+  CUtensorMap big, small;
+} attn_maps;
+ti_status attn_decode(ti_dev *d, const attn *a, const attn_maps *map, ti_dtype type, int dim, int64_t max_places);
 enum { ATTN_MAX_SLOTS = 1000 };  // chunks a row, for attn_combine: 512,000 places
 ti_status attn_combine(ti_dev *d, const attn *a, int dim);
 ti_status attn_prefill(ti_dev *d, const attn *a, const CUtensorMap *map, int dim);

@@ -22,7 +22,7 @@
 // persistent block that fetches its next sequence meanwhile would hide; 4.1 us at 256 places are 0.3 of work on top of the 3.8 that 64 places take.
 #include "kernels/cuda/attention.cuh"
 
-enum { ROWS = 16, WARPS = 4, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8 };
+enum { ROWS = 16, WARPS = 4, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8, MAX_STAGES = 8 };
 
 static __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -47,21 +47,39 @@ static __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint3
                : "memory");
 }
 
-// Shared memory behind the ring of stages.
-struct shared {
+// What a block does of a tile: spans s0 .. s1, in chunks c0 .. of the run's run0 .. run1.
+struct work {
+  int s0, s1, c0, run0, run1;
+  bool whole;    // it has the whole run and writes the rows; else it leaves chunks,
+  bool cluster;  // in shared memory
+};
+
+// A tile of a head and this block's work on it, as the fetch warp hands it over; its q stands behind struct shared.
+struct item {
+  attn_tile t;
+  work w;
+  bool end;  // no more
+  int head;
+  int lo[ROWS], hi[ROWS];  // places that a row attends
+  uint64_t mask[ROWS];
+  int vec[ROWS];  // row * n_head + q head; -1: behind the run's last
+  int64_t out[ROWS];
+};
+
+// Shared memory behind the ring of stages. Behind it: q [ROWS][DIM + 8], then a cluster's block's parts.
+struct alignas(16) shared {
   bf16 p[ROWS][P_LD];
   float max[ROWS][WARPS];
   float v_max[ROWS][WARPS];   // E4M3: the largest scale of V met
   float sum[ROWS][4][WARPS];  // a lane of the quad, then warps
-  uint64_t full[8], empty[8];
+  item it;
+  uint64_t full[MAX_STAGES], empty[MAX_STAGES], it_full, it_empty;
 };
 
-static __device__ __forceinline__ bool find_tile(const attn &a, int at, int tiles_a_run, attn_tile *t) {
-  const int seq = at / tiles_a_run, first = at % tiles_a_run * ROWS, rows = a.seq_row0[seq + 1] - a.seq_row0[seq];
-  if (first >= rows * a.group || rows > a.short_rows) return false;
-  tile_of(a, seq, first, ROWS, t);
-  return true;
-}
+template <int DIM>
+struct q_shape {
+  enum { LD = DIM + 8, BYTES = ROWS * LD * 2 };
+};
 
 // Address of 16 bytes `col` of row r in a stage.
 template <int HALVES>
@@ -248,12 +266,11 @@ static __device__ __forceinline__ float2 peer_float2(const void *mine, uint32_t 
 
 // Folds the chunks that stand in the blocks' shared memories, in order: each block some pairs of numbers, a thread one.
 template <int DIM>
-static __device__ __forceinline__ void fold_cluster(const attn &a, const attn_tile &t, int head, int run0, int run1, const float *part,
-                                                    const float2 *ml) {
-  const int blocks = (run1 - run0) / a.block_chunks + 1, rows = min(ROWS, t.n - t.first);
+static __device__ __forceinline__ void fold_cluster(const attn &a, const item &it, const float *part, const float2 *ml) {
+  const int run0 = it.w.run0, blocks = (it.w.run1 - run0) / a.block_chunks + 1, rows = min(ROWS, it.t.n - it.t.first);
   for (int i = (int)blockIdx.z * MATH + threadIdx.x; i < rows * (DIM / 2); i += blocks * MATH) {
-    const int r = i / (DIM / 2), x = i % (DIM / 2) * 2, packed = t.first + r, row = t.row0 + packed / a.group;
-    const row_span rs = row_limits(a, t.seq, row);
+    const int r = i / (DIM / 2), x = i % (DIM / 2) * 2;
+    const row_span rs = {it.lo[r], it.hi[r]};
     float m = -CUDART_INF_F, l = 0.0f;
     float2 o = make_float2(0.0f, 0.0f);
 #pragma unroll 4
@@ -267,7 +284,7 @@ static __device__ __forceinline__ void fold_cluster(const attn &a, const attn_ti
       o.y = fold(o.y, v.y, f);
     }
     const float inv = inverse(l);
-    *(uint32_t *)(a.out + (int64_t)row * a.ldo + (int64_t)(head * a.group + packed % a.group) * DIM + x) = ti_pack_bf16(o.x * inv, o.y * inv);
+    *(uint32_t *)(a.out + it.out[r] + x) = ti_pack_bf16(o.x * inv, o.y * inv);
   }
 }
 
@@ -275,23 +292,16 @@ static __device__ __forceinline__ void fold_cluster(const attn &a, const attn_ti
 
 // This thread's rows g and g + 8 of the tile: what they attend, where they go.
 struct two_rows {
-  int lo[2], hi[2];
+  int lo[2], hi[2], vec[2];
   uint64_t mask[2];
-  int64_t out_at[2];  // row * n_head + head; -1: behind the run's last
-  const bf16 *q[2];
+  int64_t out[2];
 };
 
-static __device__ __forceinline__ void find_rows(const attn &a, const attn_tile &t, int head, int dim, int g, two_rows *out) {
+static __device__ __forceinline__ void find_rows(const item &it, int g, two_rows *out) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    const int packed = t.first + g + 8 * r;
-    const bool in = packed < t.n;
-    const int row = t.row0 + (in ? packed / a.group : 0), h = head * a.group + packed % a.group;
-    const row_span rs = row_limits(a, t.seq, row);
-    out->lo[r] = rs.lo, out->hi[r] = rs.hi;
-    out->mask[r] = a.mask ? a.mask[row] : ~0ull;
-    out->out_at[r] = in ? (int64_t)row * a.n_head + h : -1;
-    out->q[r] = in ? a.q + (int64_t)row * a.ldq + (int64_t)h * dim : nullptr;
+    out->lo[r] = it.lo[g + 8 * r], out->hi[r] = it.hi[g + 8 * r], out->mask[r] = it.mask[g + 8 * r];
+    out->vec[r] = it.vec[g + 8 * r], out->out[r] = it.out[g + 8 * r];
   }
 }
 
@@ -397,10 +407,9 @@ template <typename KV, int DIM, int MINE>
 static __device__ __forceinline__ void put_out(const attn &a, const sums<MINE> &st, const two_rows &rows, int warp, int q4) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    if (rows.out_at[r] < 0) continue;
-    const int row = (int)(rows.out_at[r] / a.n_head), h = (int)(rows.out_at[r] % a.n_head);
+    if (rows.vec[r] < 0) continue;
     const float inv = inverse(st.row_l[r]);
-    bf16 *dst = a.out + (int64_t)row * a.ldo + (int64_t)h * DIM;
+    bf16 *dst = a.out + rows.out[r];
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
       const int pair = warp + WARPS * i;
@@ -414,39 +423,24 @@ static __device__ __forceinline__ void put_out(const attn &a, const sums<MINE> &
   }
 }
 
-// What a block does of its tile: spans s0 .. s1, in chunks c0 .. of the run's run0 .. run1.
-struct work {
-  int s0, s1, c0, run0, run1;
-  bool whole;    // it has the whole run and writes the rows; else it leaves chunks,
-  bool cluster;  // in shared memory
-};
-
-static __device__ __forceinline__ bool find_work(const attn &a, const attn_tile &t, work *w) {
-  run_chunks(a, t.seq, t.row0, t.n / a.group, &w->run0, &w->run1);
-  w->c0 = w->run0 + blockIdx.z * a.block_chunks;
-  const int c1 = min(w->c0 + a.block_chunks, w->run1 + 1) - 1;
-  w->whole = gridDim.z == 1 || w->run0 == w->run1;
-  w->cluster = a.cluster && !w->whole;
-  w->s0 = max(t.lo / SPAN, w->c0 * CHUNK_SPANS);
-  w->s1 = t.hi < t.lo ? w->s0 - 1 : min(t.hi / SPAN, c1 * CHUNK_SPANS + CHUNK_SPANS - 1);
-  return w->whole ? blockIdx.z == 0 : w->c0 <= c1;
-}
-
 template <typename KV, int DIM>
-static __device__ __forceinline__ void attend(const attn &a, const attn_tile &t, const work &w, int head, uint8_t *ring, int n_stage, shared *sh) {
+static __device__ __forceinline__ bool attend(const attn &a, uint8_t *ring, int n_stage, shared *sh, int &stage, uint32_t &phase) {
   constexpr int MINE = (DIM / 16 + WARPS - 1) / WARPS, STAGE = KV::STAGE;
   constexpr bool SCALED = KV::SCALES != 0;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q4 = lane % 4;
-  float *const my_part = (float *)(sh + 1);                                 // [block_chunks][ROWS][DIM], of a cluster's block
+  const bf16 *const q = (const bf16 *)(sh + 1);                             // [ROWS][LD]
+  float *const my_part = (float *)((uint8_t *)q + q_shape<DIM>::BYTES);     // [block_chunks][ROWS][DIM], of a cluster's block
   float2 *const my_ml = (float2 *)(my_part + a.block_chunks * ROWS * DIM);  // [block_chunks][ROWS]
+  const attn_tile t = sh->it.t;
+  const work w = sh->it.w;
   two_rows rows;
-  find_rows(a, t, head, DIM, g, &rows);
+  find_rows(sh->it, g, &rows);
   KV kv;
-  kv.load_q(rows.q[0], rows.q[1], q4);
+  kv.load_q(q + g * q_shape<DIM>::LD, q + (g + 8) * q_shape<DIM>::LD, q4);
+  __syncwarp();
+  if (lane == 0) ti_mbar_arrive(&sh->it_empty);
   sums<MINE> st = {};
   st.chunk_m[0] = st.chunk_m[1] = st.row_m[0] = st.row_m[1] = -CUDART_INF_F;
-  int stage = 0;
-  uint32_t phase = 0;
   for (int s = w.s0; s <= w.s1; s++) {
     float x[4][4] = {}, o[MINE][2][4] = {}, m[2], v_unit[2];
     float2 vs[4] = {};
@@ -485,48 +479,205 @@ static __device__ __forceinline__ void attend(const attn &a, const attn_tile &t,
       if (SCALED) f.b *= v_unit[r];
       fold_all(st.chunk_o, o, r, f);
       if (!last) continue;
-      const int64_t at = ((int64_t)(t.seq * a.short_rows - t.row0) * a.n_head + rows.out_at[r]) * a.n_slot + s / CHUNK_SPANS - w.run0;
+      const int64_t at = ((int64_t)(t.seq * a.short_rows - t.row0) * a.n_head + rows.vec[r]) * a.n_slot + s / CHUNK_SPANS - w.run0;
       const int mine = (s / CHUNK_SPANS - w.c0) * ROWS + g + 8 * r;
-      float *part = rows.out_at[r] < 0 ? nullptr : w.cluster ? my_part + mine * DIM : a.part_o + at * DIM;
+      float *part = rows.vec[r] < 0 ? nullptr : w.cluster ? my_part + mine * DIM : a.part_o + at * DIM;
       end_chunk<KV, DIM>(st, r, w.whole, part, w.cluster ? my_ml + mine : a.part_ml + at, warp, q4);
     }
   }
   if (w.cluster) {
     ti_cluster_sync();
-    fold_cluster<DIM>(a, t, head, w.run0, w.run1, my_part, my_ml);
+    fold_cluster<DIM>(a, sh->it, my_part, my_ml);
     ti_cluster_sync();  // nobody ends while a peer reads its memory
   }
   if (w.whole) put_out<KV, DIM>(a, st, rows, warp, q4);
+  return w.cluster;
+}
+
+// ---- the fetch warp ----
+
+// The next item of this block that has work, from `at` on.
+static __device__ __forceinline__ bool find_item(const attn &a, int &at, attn_tile *t, work *w, int *head) {
+  const int tiles = a.n_seq * a.run_tiles;
+  for (; at < tiles * a.n_kv_head; at += gridDim.x) {
+    const int tile = at % tiles, seq = tile / a.run_tiles, first = tile % a.run_tiles * ROWS, rows = a.seq_row0[seq + 1] - a.seq_row0[seq];
+    if (first >= rows * a.group || rows > a.short_rows) continue;
+    tile_of(a, seq, first, ROWS, t);
+    run_chunks(a, seq, t->row0, rows, &w->run0, &w->run1);
+    w->c0 = w->run0 + blockIdx.z * a.block_chunks;
+    const int c1 = min(w->c0 + a.block_chunks, w->run1 + 1) - 1;
+    w->whole = gridDim.z == 1 || w->run0 == w->run1;
+    w->cluster = a.cluster && !w->whole;
+    w->s0 = max(t->lo / SPAN, w->c0 * CHUNK_SPANS);
+    w->s1 = t->hi < t->lo ? w->s0 - 1 : min(t->hi / SPAN, c1 * CHUNK_SPANS + CHUNK_SPANS - 1);
+    *head = at / tiles;
+    at += gridDim.x;
+    if (w->whole ? blockIdx.z == 0 : w->c0 <= c1) return true;
+  }
+  return false;
+}
+
+// Everything of an item but q's numbers, into shared memory.
+static __device__ __forceinline__ void put_item(const attn &a, const attn_tile &t, const work &w, int head, int dim, item *it) {
+  const int lane = threadIdx.x % 32;
+  if (lane < ROWS) {
+    const int packed = min(t.first + lane, t.n - 1), row = t.row0 + packed / a.group, h = head * a.group + packed % a.group;
+    const row_span rs = row_limits(a, t.seq, row);
+    it->lo[lane] = rs.lo, it->hi[lane] = rs.hi;
+    it->mask[lane] = a.mask ? a.mask[row] : ~0ull;
+    it->vec[lane] = t.first + lane < t.n ? row * a.n_head + h : -1;
+    it->out[lane] = (int64_t)row * a.ldo + (int64_t)h * dim;
+  }
+  if (lane == 0) it->t = t, it->w = w, it->head = head, it->end = false;
+  __syncwarp();
+}
+
+// q's rows behind struct shared; those behind the run's last are its last.
+template <int DIM>
+static __device__ __forceinline__ void fetch_q(const attn &a, const attn_tile &t, int head, shared *sh) {
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) ti_mbar_expect(&sh->it_full, ROWS * DIM * 2);
+  __syncwarp();
+  if (lane < ROWS) {
+    const int packed = min(t.first + lane, t.n - 1);
+    const bf16 *src = a.q + (int64_t)(t.row0 + packed / a.group) * a.ldq + (int64_t)(head * a.group + packed % a.group) * DIM;
+    ti_bulk_load((bf16 *)(sh + 1) + lane * q_shape<DIM>::LD, src, DIM * 2, &sh->it_full);
+  }
+}
+
+// Table entries of pages base .. base + 31, a lane each.
+struct pages {
+  int base;
+  int32_t id;
+};
+static __device__ __forceinline__ void find_pages(const attn &a, const attn_tile &t, int s, pages *p) {
+  const int first = s * SPAN >> a.page_shift, last = max(t.hi, 0) >> a.page_shift;
+  p->base = first;
+  p->id = a.table[(int64_t)t.seq * a.table_stride + min(first + (int)threadIdx.x % 32, last)];
+}
+
+// K (v = 0) or V of a span into a stage, [HALVES][128 places][128 bytes], swizzled. A lane asks for what starts at its place: a box of the whole page
+// (or of 128 places) where all of it is attended and older than the run's rows; else boxes of `small` places where any is. OLD, NEW: only what does
+// not, or does, hold a place of the run's own rows.
+enum { EXPECT = 1, OLD = 2, NEW = 4, ALL = 7 };
+struct maps {
+  const CUtensorMap *big, *small;
+};
+template <typename KV>
+static __device__ __forceinline__ void fill(const attn &a, const maps &m, const attn_tile &t, int head, int s, int v, const pages &pg, uint8_t *dst,
+                                            uint64_t *full, int what) {
+  const int lane = threadIdx.x % 32, page_tokens = 1 << a.page_shift, big = min(page_tokens, (int)SPAN), small = min(page_tokens, (int)SMALL_BOX);
+  const int place = s * SPAN + lane * small, box = place & -big;
+  const bool whole = box >= (t.lo & -small) && box + big <= min(t.hi + 1, t.own0);
+  int n = whole ? (place == box ? big : 0) : place + small > t.lo && place <= t.hi ? small : 0;
+  if (lane * small >= SPAN) n = 0;
+  const int32_t page = __shfl_sync(0xffffffffu, pg.id, (place >> a.page_shift) - pg.base);
+  if (what & EXPECT) {
+    const int all = __reduce_add_sync(0xffffffffu, n);
+    if (lane == 0) ti_mbar_expect(full, (uint32_t)(all * (KV::HALVES * 128 + (KV::SCALES ? 4 : 0))));
+    __syncwarp();
+  }
+  if (n == 0 || !(what & (place + n <= t.own0 ? OLD : NEW))) return;
+  const int row = lane * small, y = (head << a.page_shift) + (place & (page_tokens - 1));
+  const CUtensorMap *map = n == small ? m.small : m.big;
+#pragma unroll
+  for (int h = 0; h < KV::HALVES; h++) {
+    ti_tma_load_3d(dst + h * SPAN * 128 + row * 128, map, full, KV::BOX * h, y + v * (a.n_kv_head << a.page_shift), page * a.n_layer + a.layer);
+  }
+  if (KV::SCALES) {
+    const uint8_t *scale = a.kv + (size_t)page * a.page_bytes + a.layer_offset + (v ? a.v_scale_offset : a.k_scale_offset) + (size_t)y * 4;
+    ti_bulk_load(dst + KV::SCALES + row * 4, scale, (uint32_t)n * 4, full);
+  }
 }
 
 template <typename KV, int DIM>
-static __global__ void __launch_bounds__(THREADS)
-    decode_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap map, int tiles_a_run, int n_stage) {
+static __device__ __forceinline__ bool fetch(const attn &a, const maps &m, uint8_t *ring, int n_stage, shared *sh) {
+  const int lane = threadIdx.x % 32;
+  attn_tile t;
+  work w;
+  pages pg;
+  int at = blockIdx.x, head = 0, stage = 0, done = 0, posted = 0;
+  uint32_t phase = 1;
+  if (!a.early) ti_pdl_wait();
+  bool any = find_item(a, at, &t, &w, &head);
+  if (any) {  // the first item's stages, as many as there are: what is old before the predecessor has ended, then the rest
+    posted = 1;
+    put_item(a, t, w, head, DIM, &sh->it);
+    find_pages(a, t, w.s0, &pg);
+    const int spans = w.s1 - w.s0 + 1;
+    while (done < n_stage && done < 2 * spans && done / 2 * SPAN < 32 << a.page_shift) done++;
+    for (int i = 0; i < done; i++) fill<KV>(a, m, t, head, w.s0 + i / 2, i % 2, pg, ring + i * KV::STAGE, &sh->full[i], EXPECT | OLD);
+    ti_pdl_wait();
+    fetch_q<DIM>(a, t, head, sh);
+    for (int i = 0; i < done; i++) fill<KV>(a, m, t, head, w.s0 + i / 2, i % 2, pg, ring + i * KV::STAGE, &sh->full[i], NEW);
+    stage = done;
+    if (stage == n_stage) stage = 0, phase ^= 1;
+  }
+  ti_pdl_wait();
+  const bool cluster = any && w.cluster;
+  while (any) {
+    attn_tile next_t;
+    work next_w;
+    int next_head;
+    const bool more = find_item(a, at, &next_t, &next_w, &next_head);  // its look-ups' latency passes while the ring is full
+    for (int i = done; i < 2 * (w.s1 - w.s0 + 1); i++) {
+      const int s = w.s0 + i / 2;
+      if (i % 2 == 0 && (s * SPAN + SPAN - 1 >> a.page_shift) - pg.base > 31) find_pages(a, t, s, &pg);
+      ti_mbar_wait(&sh->empty[stage], phase);
+      fill<KV>(a, m, t, head, s, i % 2, pg, ring + stage * KV::STAGE, &sh->full[stage], ALL);
+      if (++stage == n_stage) stage = 0, phase ^= 1;
+    }
+    any = more;
+    if (!more) break;
+    t = next_t, w = next_w, head = next_head, done = 0;
+    find_pages(a, t, w.s0, &pg);
+    ti_mbar_wait(&sh->it_empty, ++posted & 1);
+    put_item(a, t, w, head, DIM, &sh->it);
+    fetch_q<DIM>(a, t, head, sh);
+  }
+  if (cluster) return true;  // one item a block
+  ti_mbar_wait(&sh->it_empty, (posted & 1) ^ 1);
+  if (lane == 0) sh->it.end = true, ti_mbar_arrive(&sh->it_full);
+  return false;
+}
+
+// ---- the kernel ----
+
+template <typename KV, int DIM>
+static __global__ void __launch_bounds__(THREADS, DIM <= 64    ? 3
+                                                  : DIM <= 128 ? 2
+                                                               : 1)
+    decode_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap big, const __grid_constant__ CUtensorMap small, int n_stage) {
   extern __shared__ __align__(1024) uint8_t ring[];
   shared *sh = (shared *)(ring + (size_t)n_stage * KV::STAGE);
   if (threadIdx.x == MATH) {
-    ti_tma_prefetch_map(&map);
+    ti_tma_prefetch_map(&big);
+    ti_tma_prefetch_map(&small);
     for (int i = 0; i < n_stage; i++) {
       ti_mbar_init(&sh->full[i], 1);
       ti_mbar_init(&sh->empty[i], WARPS);
     }
+    ti_mbar_init(&sh->it_full, 1);
+    ti_mbar_init(&sh->it_empty, WARPS);
     ti_fence_mbar_init();
   }
   __syncthreads();
-  ti_pdl_wait();
-  ti_pdl_launch();
-  attn_tile t;
-  work w;
-  if (!find_tile(a, blockIdx.x, tiles_a_run, &t) || !find_work(a, t, &w)) return;
-  if (threadIdx.x < MATH) {
-    attend<KV, DIM>(a, t, w, blockIdx.y, ring, n_stage, sh);
+  if (threadIdx.x >= MATH) {
+    const bool cluster = fetch<KV, DIM>(a, {&big, &small}, ring, n_stage, sh);
+    __syncwarp();
+    if (cluster) ti_cluster_sync(), ti_cluster_sync();
     return;
   }
+  ti_pdl_wait();
+  ti_pdl_launch();
   int stage = 0;
-  uint32_t phase = 1;
-  attn_fetch<KV::HALVES, KV::SCALES, KV::BOX>(a, &map, t, blockIdx.y, w.s0, w.s1, ring, n_stage, sh->full, sh->empty, stage, phase);
-  __syncwarp();
-  if (w.cluster) ti_cluster_sync(), ti_cluster_sync();
+  uint32_t phase = 0, it_phase = 0;
+  for (;;) {
+    ti_mbar_wait(&sh->it_full, it_phase);
+    it_phase ^= 1;
+    if (sh->it.end) return;
+    if (attend<KV, DIM>(a, ring, n_stage, sh, stage, phase)) return;
+  }
 }
 
 // ---- launching ----
@@ -538,7 +689,7 @@ typedef struct split {
   bool cluster;  // n_z blocks of a cluster, who fold in shared memory; else by way of scratch
 } split;
 
-enum { MAX_CLUSTER = 8, MAX_SMEM = 227 * 1024 };
+enum { MAX_CLUSTER = 8, SM_SMEM = 228 * 1024, MAX_SMEM = 227 * 1024 };
 
 static split split_of(const ti_dev *d, const attn *a, int blocks, int chunks, int blocks_a_sm, double span_bytes, size_t scratch_bytes,
                       int cluster_chunks) {
@@ -561,18 +712,21 @@ static split split_of(const ti_dev *d, const attn *a, int blocks, int chunks, in
   return best;
 }
 
+enum { PERSISTENT_SPANS = 8 };  // of up to so many spans: as many blocks as there is room for, each fetching its next item while it works on one
+
 template <typename KV, int DIM>
-static ti_status launch(ti_dev *d, attn *a, const CUtensorMap *map, int64_t max_places) {
+static ti_status launch(ti_dev *d, attn *a, const attn_maps *map, int64_t max_places) {
   auto *kernel = decode_kernel<KV, DIM>;
-  // enough in flight for a third or half of a multiprocessor's share: 2 blocks of 3 stages at 32 KB a stage, 3 of 4 at 16
-  const int tiles = ti_ceil_div((int64_t)a->short_rows * a->group, ROWS), n_stage = KV::STAGE < 17000 ? 4 : 3;
-  const int blocks_a_sm = KV::STAGE < 20000 ? 3 : KV::STAGE < 40000 ? 2 : 1;
-  const int chunks = ti_ceil_div(max_places, CHUNK);
-  const size_t base = (size_t)n_stage * KV::STAGE + sizeof(shared), part = ROWS * (DIM * sizeof(float) + sizeof(float2));
-  const int room = (int)((MAX_SMEM - base) / part), cluster_chunks = room < 4 ? room : 4;
+  constexpr int blocks_a_sm = DIM <= 64 ? 3 : DIM <= 128 ? 2 : 1;
+  const size_t own = sizeof(shared) + q_shape<DIM>::BYTES, part = ROWS * (DIM * sizeof(float) + sizeof(float2));
+  const int room = (int)((SM_SMEM / blocks_a_sm - 1024 - own) / KV::STAGE), full_ring = room < MAX_STAGES ? room : MAX_STAGES;
+  const int tiles = ti_ceil_div((int64_t)a->short_rows * a->group, ROWS), chunks = ti_ceil_div(max_places, CHUNK);
+  const int cluster_room = (int)((MAX_SMEM - own - 3 * (size_t)KV::STAGE) / part), cluster_chunks = cluster_room < 4 ? cluster_room : 4;
+  const int items = a->n_seq * tiles * a->n_kv_head;
   const size_t vectors = (size_t)a->n_seq * (size_t)a->short_rows * (size_t)a->n_head * (size_t)chunks;
-  const split s = split_of(d, a, a->n_seq * tiles * a->n_kv_head, chunks, blocks_a_sm, 2.0 * SPAN * DIM * (KV::SCALES > 0 ? 1 : 2),
+  const split s = split_of(d, a, items, chunks, blocks_a_sm, 2.0 * SPAN * DIM * (KV::SCALES > 0 ? 1 : 2),
                            vectors * (DIM * sizeof(float) + sizeof(float2)), cluster_chunks);
+  a->run_tiles = tiles;
   a->block_chunks = s.block_chunks;
   a->cluster = s.cluster;
   if (s.n_z > 1 && !s.cluster) {
@@ -580,8 +734,15 @@ static ti_status launch(ti_dev *d, attn *a, const CUtensorMap *map, int64_t max_
     a->part_o = (float *)d->scratch;
     a->part_ml = (float2 *)(a->part_o + vectors * DIM);
   }
+  // a block alone on its multiprocessor has all of the memory for its ring
+  const size_t parts = s.cluster ? s.block_chunks * part : 0;
+  const int most = (int)((MAX_SMEM - own - parts) / KV::STAGE),
+            spans = ti_ceil_div(max_places, SPAN) < s.block_chunks * CHUNK_SPANS ? ti_ceil_div(max_places, SPAN) : s.block_chunks * CHUNK_SPANS;
+  int n_stage = items * s.n_z <= d->n_sm ? (most < MAX_STAGES ? most : MAX_STAGES) : full_ring;
+  if (n_stage > 2 * spans) n_stage = 2 * spans;
+  const int slots = d->n_sm * blocks_a_sm, blocks = s.n_z == 1 && spans <= PERSISTENT_SPANS && slots < items ? slots : items;
   static uint64_t allowed;  // devices
-  const ti_status st = attn_allow_smem(d, (const void *)kernel, base + cluster_chunks * part, &allowed);
+  const ti_status st = attn_allow_smem(d, (const void *)kernel, MAX_SMEM, &allowed);
   if (st != TI_OK) return st;
   cudaLaunchAttribute attr[2] = {};
   attr[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -590,24 +751,24 @@ static ti_status launch(ti_dev *d, attn *a, const CUtensorMap *map, int64_t max_
   attr[1].val.clusterDim.x = attr[1].val.clusterDim.y = 1;
   attr[1].val.clusterDim.z = s.cluster ? (unsigned)s.n_z : 1;
   cudaLaunchConfig_t c = {};
-  c.gridDim = dim3((unsigned)(a->n_seq * tiles), (unsigned)a->n_kv_head, (unsigned)s.n_z);
+  c.gridDim = dim3((unsigned)blocks, 1, (unsigned)s.n_z);
   c.blockDim = THREADS;
-  c.dynamicSmemBytes = base + (s.cluster ? s.block_chunks * part : 0);
+  c.dynamicSmemBytes = (size_t)n_stage * KV::STAGE + own + parts;
   c.stream = d->stream;
   c.attrs = attr;
   c.numAttrs = 2;
   d->last_op = "attention";
-  const cudaError_t e = cudaLaunchKernelEx(&c, kernel, *a, *map, tiles, n_stage);
+  const cudaError_t e = cudaLaunchKernelEx(&c, kernel, *a, map->big, map->small, n_stage);
   if (e != cudaSuccess) return ti_cuda_result(d, "attention", e);
   return a->n_slot > 0 ? attn_combine(d, a, DIM) : TI_OK;
 }
 
 template <int DIM>
-static ti_status launch(ti_dev *d, attn *a, const CUtensorMap *map, ti_dtype type, int64_t max_places) {
+static ti_status launch(ti_dev *d, attn *a, const attn_maps *map, ti_dtype type, int64_t max_places) {
   return type == TI_E4M3 ? launch<kv_e4m3<DIM>, DIM>(d, a, map, max_places) : launch<kv_bf16<DIM>, DIM>(d, a, map, max_places);
 }
 
-ti_status attn_decode(ti_dev *d, const attn *all, const CUtensorMap *map, ti_dtype type, int dim, int64_t max_places) {
+ti_status attn_decode(ti_dev *d, const attn *all, const attn_maps *map, ti_dtype type, int dim, int64_t max_places) {
   attn a = *all;
   switch (dim) {
     case 64:

@@ -28,6 +28,7 @@ struct ti_dev {
   struct ti_cuda_spans *spans;  // spans.c: made by the first span
   const char *last_op;          // static text: what was launched last
   char last_error[160];
+  const void *kv_writer;  // who wrote KV since attention ran last: NULL, the places of the one batch, or something else (ti_kv_writes)
 };
 
 // ti_weight of this backend: dtype says what data holds (BF16, F32, E4M3), rows packed (ld = k), 256-byte aligned. E4M3's scales are one of:
@@ -40,6 +41,10 @@ enum {
   TI_CUDA_EXACT = 0x100  // or-ed in: never meets quantised activations
 };
 #define TI_CUDA_GATE_RUN 64
+
+// What attention may read before its predecessor has ended (attention.cuh): every op that writes KV says so here, with its batch's places, or with d
+// where it is no batch's; attention's launches settle it.
+static inline void ti_kv_writes(ti_dev *d, const void *place) { d->kv_writer = d->kv_writer == NULL || d->kv_writer == place ? place : d; }
 
 // table.c: what the ops' own files need of a device
 void ti_cuda_ops_init(ti_dev *d);  // opens cuBLASLt; where there is none, d->blas stays NULL and a warning says so

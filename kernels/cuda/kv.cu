@@ -209,6 +209,7 @@ ti_status ti_cuda_kv_append(ti_dev *d, const ti_kv_append_args *a) {
   const ti_kv_layout *l = a->layout;
   const int n_row = a->batch->n_row;
   if (n_row == 0) return TI_OK;
+  ti_kv_writes(d, a->batch->place);
   const bool gqa = l->kind == TI_KV_GQA;
   const int64_t packed = (int64_t)l->n_kv_head * l->head_dim;
   const int64_t ldk = a->ldk ? a->ldk : gqa ? packed : l->latent, ldv = a->ldv ? a->ldv : gqa ? packed : l->rope;
@@ -230,6 +231,7 @@ ti_status ti_cuda_rope_append(ti_dev *d, const ti_rope_append_args *a) {
   assert(l->kind == TI_KV_GQA && nq >= 0 && r->head_dim == l->head_dim && r->n_row == a->kv.batch->n_row);
   assert(a->kv.k == (const bf16 *)r->x + (int64_t)nq * r->head_dim && ldk == ldq);
   if (r->n_row == 0) return TI_OK;
+  ti_kv_writes(d, a->kv.batch->place);
   if (fast_dims(&a->kv, ldk, ldv) && r->rope_dim == r->head_dim && r->offset == 0 && (ldq & 7) == 0 && ti_aligned16(r->x)) {
     const heads h = {(bf16 *)r->x, (const bf16 *)a->kv.k, (const bf16 *)a->kv.v, ldq,           ldk, ldv, nq, l->n_kv_head,
                      r->position,  r->inv_freq,           r->attn_factor,        r->interleaved};
@@ -259,6 +261,7 @@ static __global__ void copy_page_kernel(uint8_t *kv, ti_kv_layout l, int32_t src
 ti_status ti_cuda_copy_pages(ti_dev *d, const ti_copy_pages_args *a) {
   const ti_kv_layout *l = a->layout;
   const int runs = l->kind == TI_KV_GQA ? 2 * l->n_kv_head * (l->dtype == TI_E4M3 ? 2 : 1) : 1;
+  ti_kv_writes(d, d);
   for (int i = 0; i < a->n; i++) {  // one launch a copy: a later one may read what an earlier one wrote
     assert(a->src[i] != a->dst[i] && a->n_token[i] >= 0 && a->n_token[i] <= l->page_tokens);
     if (a->n_token[i] == 0) continue;
