@@ -133,7 +133,7 @@ static __global__ void check_silu_kernel(const float *product, const uint16_t *o
   if (wrong) atomicAdd(bad, wrong);
 }
 static void check_silu(lab *l, int dim, int k) {
-  static const int ms[] = {1, 7, 8, 9, 16, 31, 32, 33, 64}, rows[] = {128, 256};
+  static const int ms[] = {1, 7, 8, 9, 16, 31, 32, 33, 64}, splits[] = {1, 3};
   fixture f = fixture_make(l, 2 * dim, k, 64, false);
   float *product = (float *)lab_alloc(l, (size_t)64 * 2 * dim * 4);
   uint8_t *q = (uint8_t *)lab_alloc(l, (size_t)64 * dim);
@@ -142,12 +142,12 @@ static void check_silu(lab *l, int dim, int k) {
   for (size_t i = 0; i < sizeof ms / sizeof *ms; i++) {
     const int m = ms[i], tokens = m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64;
     fixture_rows(&f, m);
-    for (size_t v = 0; v < sizeof rows / sizeof *rows; v++) {
+    for (size_t v = 0; v < sizeof splits / sizeof *splits; v++) {
       ti_fp8_small_args a = f.a;
-      a.plan = (ti_fp8_small_plan){64, 1, tokens, 1};
+      a.plan = (ti_fp8_small_plan){64, splits[v], tokens, 1};
       a.out = product, a.out_f32 = true;
       lab_op(l, ti_cuda_fp8_small(&l->dev, &a), "product");
-      a.plan = (ti_fp8_small_plan){rows[v], 1, tokens, 1};
+      a.plan = (ti_fp8_small_plan){256, splits[v], tokens, 1};
       a.out = f.out, a.out_f32 = false, a.silu = a.stacked = true, a.q = q, a.q_scale = scale;
       lab_poison(l, f.out, (size_t)64 * dim * 2);
       lab_poison(l, q, (size_t)64 * dim);
@@ -157,7 +157,7 @@ static void check_silu(lab *l, int dim, int k) {
       check_silu_kernel<<<(m * (dim / 128) + 63) / 64, 64, 0, l->stream>>>(product, f.out, q, scale, m, dim, (m + 3) & ~3, bad);
       lab_ok(l, cudaMemcpyAsync(&n, bad, sizeof n, cudaMemcpyDeviceToHost, l->stream), "silu");
       lab_sync(l, "silu");
-      lab_expect(l, n == 0, "silu: m %d dim %d k %d rows %d: %llu outputs, scales or codes", m, dim, k, rows[v], n);
+      lab_expect(l, n == 0, "silu: m %d dim %d k %d split %d: %llu outputs, scales or codes", m, dim, k, splits[v], n);
     }
   }
   lab_free(l, product);

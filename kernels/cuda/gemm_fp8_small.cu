@@ -61,10 +61,8 @@ typedef struct small_params {
   int own, own_inv;    // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
   int ldr;             // floats from token to token in the reduction buffer
   int red, done;  // byte offsets: [split][own][ldr] sums, where K is not split in the ring, else behind it, and the barrier that counts their bytes
-  int top;        // pair: [2][tokens, 16 or more] fp32, the largest outputs of the two blocks' tokens
   int q_ld;
   bool out_f32, accumulate, silu, gate_up, stacked;
-  bool pair;   // silu with 128 rows a block: two blocks of a cluster make a scale's 128 outputs
   bool early;  // W before the ops before this one have ended
   ti_swap_ring ring;
 } small_params;
@@ -233,11 +231,10 @@ TI_DEV float quotient(float v, float s, float r) {
   const float q = v * r;
   return r > 0.0f ? copysignf(fmaf(fmaf(-q, s, v), r, q), v) : q;
 }
-// Rows are gate | up in runs of 64. Of 256 rows (128 outputs, a scale's block) a warp takes a token, of 128 (PAIR: half a scale's block) half a warp
-// does, and the two blocks of the cluster tell each other the largest of each token; N tokens at once.
-template <int N, bool PAIR>
-TI_DEV void write_silu(uint32_t smem, const small_params &p, const float *red, int m0, int n_own, int n0, int tok) {
-  const int lane = (int)threadIdx.x & 31, place = (PAIR ? 0 : lane / 16 * 128) + lane % 16 * 4, dim = p.n / 2;
+// Rows are gate | up | gate | up in runs of 64: 128 outputs, a scale's block; a warp takes a token, N at once.
+template <int N>
+TI_DEV void write_silu(const small_params &p, const float *red, int m0, int n_own, int n0, int tok) {
+  const int lane = (int)threadIdx.x & 31, place = lane / 16 * 128 + lane % 16 * 4, dim = p.n / 2;
   float4 g[N], u[N];
   gather<N>(p, red + place, tok, 16, g);
   gather<N>(p, red + place + 64, tok, 16, u);
@@ -249,23 +246,11 @@ TI_DEV void write_silu(uint32_t smem, const small_params &p, const float *red, i
     g[i] = silu_four(gate, up);
     top[i] = fmaxf(fmaxf(fabsf(g[i].x), fabsf(g[i].y)), fmaxf(fabsf(g[i].z), fabsf(g[i].w)));
   }
-  const int o = n0 / 2 + (PAIR ? row : lane / 16 * 64 + row % 128);
+  const int o = n0 / 2 + lane / 16 * 64 + row % 128;
 #pragma unroll
-  for (int d = PAIR ? 8 : 16; d > 0; d >>= 1) {
+  for (int d = 16; d > 0; d >>= 1) {
 #pragma unroll
     for (int i = 0; i < N; i++) top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], d));
-  }
-  if (PAIR) {
-    const uint32_t mine = smem + (uint32_t)p.top + (blockIdx.y & 1) * (16 * N * 4), other = ti_mapa(mine, ~blockIdx.y & 1);
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-      if (lane % 16 == 0) asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(other + (uint32_t)(tok + 16 * i) * 4), "f"(top[i]) : "memory");
-    }
-    __syncwarp();
-    ti_cluster_sync();
-    const float *theirs = (const float *)(__cvta_shared_to_generic(smem + (uint32_t)p.top + (~blockIdx.y & 1) * (16 * N * 4)));
-#pragma unroll
-    for (int i = 0; i < N; i++) top[i] = fmaxf(top[i], theirs[tok + 16 * i]);
   }
 #pragma unroll
   for (int i = 0; i < N; i++) {
@@ -273,11 +258,10 @@ TI_DEV void write_silu(uint32_t smem, const small_params &p, const float *red, i
     if (t >= n_own) break;
     if (p.out != NULL) *(uint2 *)((uint16_t *)p.out + m * p.ldo + o) = make_uint2(ti_pack_bf16(g[i].x, g[i].y), ti_pack_bf16(g[i].z, g[i].w));
     if (p.q != NULL) {
-      const float s = fmaxf(top[i], 1e-4f) / 448.0f;
-      const float r = __frcp_rn(s);
+      const float s = fmaxf(top[i], 1e-4f) / 448.0f, r = __frcp_rn(s);
       *(uint32_t *)(p.q + (int64_t)m * dim + o) =
           ti_pack_e4m3(quotient(g[i].x, s, r), quotient(g[i].y, s, r)) | (uint32_t)ti_pack_e4m3(quotient(g[i].z, s, r), quotient(g[i].w, s, r)) << 16;
-      if (lane == 0 || (PAIR && lane == 16)) p.q_scale[(int64_t)(n0 / 256) * p.q_ld + m] = s;
+      if (lane == 0) p.q_scale[(int64_t)(n0 / 256) * p.q_ld + m] = s;
     }
   }
 }
@@ -333,39 +317,50 @@ TI_DEV void init_barriers(uint8_t *smem, const small_params &p, int warp, int wa
 // All further loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out
 // before that op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
 template <int MT>
+TI_DEV void load_rest(uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs,
+                      int ring) {
+  ti_swap_pos at = ti_swap_first(base, p.ring);
+  const int early = p.early || ring < FIRST ? ring : FIRST;
+#pragma unroll 1
+  for (int kb = 0; kb < early; kb++) {
+    if (kb >= FIRST) {
+      ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+      load_w(p, w, at, b.kb0 + kb, b.n0);
+    }
+    ti_swap_next(&at, p.ring, base);
+  }
+  ti_griddep_wait();
+  if (p.early) {
+    at = ti_swap_first(base, p.ring);
+#pragma unroll 1
+    for (int kb = 0; kb < ring; kb++) {
+      load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
+      ti_swap_next(&at, p.ring, base);
+    }
+  }
+#pragma unroll 1
+  for (int kb = early; kb < b.n_kb; kb++) {
+    if (kb >= ring) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
+    ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+    load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
+    load_w(p, w, at, b.kb0 + kb, b.n0);
+    ti_swap_next(&at, p.ring, base);
+  }
+}
+template <int MT>
 TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
                       const CUtensorMap *xs, bool loader, int ring) {
   if (loader) {
-    ti_swap_pos at = ti_swap_first(base, p.ring);
-    const int early = p.early || ring < FIRST ? ring : FIRST;
-#pragma unroll 1
-    for (int kb = 0; kb < early; kb++) {
-      if (kb >= FIRST && ti_elect()) {
-        ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
-        load_w(p, w, at, b.kb0 + kb, b.n0);
-      }
-      ti_swap_next(&at, p.ring, base);
-    }
-    ti_griddep_wait();
-    at = ti_swap_first(base, p.ring);
-#pragma unroll 1
-    for (int kb = 0; kb < b.n_kb; kb++) {
-      const bool all = kb >= early;
-      if (kb >= ring) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
-      if (ti_elect()) {
-        if (all) ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
-        if (all || p.early) load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
-        if (all) load_w(p, w, at, b.kb0 + kb, b.n0);
-      }
-      ti_swap_next(&at, p.ring, base);
-    }
+    if (ti_elect()) load_rest<MT>(base, p, b, w, x, xs, ring);
+    __syncwarp();
     if ((threadIdx.x & 31) == 0 && p.split > 1 && b.n_own > 0) {  // any time before the sums are asked for
       ti_mbar_expect((uint64_t *)(smem + p.done), (uint32_t)((p.split - 1) * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
     }
   }
   __syncwarp();
-  if (p.split > 1 || p.pair) ti_cluster_wait();
-  if ((p.split > 1 && MT > TI_SMALL_DIRECT) || p.pair) {
+  ti_griddep_wait();
+  if (p.split > 1) ti_cluster_wait();
+  if (p.split > 1 && MT > TI_SMALL_DIRECT) {
     ti_cluster_arrive_relaxed();
     ti_cluster_wait();
   }
@@ -380,21 +375,16 @@ TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const
   float sum[MT / 2];
   ti_swap_multiply<MT>(p.ring, &at, base, (uint32_t)group * 64 * TI_SWAP_K, sw, b.n_kb, sum);
   ti_griddep_wait();
-  if (p.split > 1 || p.pair) ti_cluster_wait();  // the peers have begun: their shared memory may be written
+  if (p.split > 1) ti_cluster_wait();  // the peers have begun: their shared memory may be written
   push<MT>(base, p, sum, b.rank, b.n_tok);
   if (p.split > 1 && b.n_own > 0) ti_mbar_wait((uint64_t *)(smem + p.done), 0);  // no peer writes here after this
   const bool copied = p.split > 1 && MT > TI_SMALL_DIRECT;
   if (copied) ti_cluster_arrive_relaxed();
   const float *red = (const float *)(smem + p.red);
   if (p.silu) {
-    constexpr int N = MT <= 16 ? 1 : 2, ALL = MT <= 16 ? 1 : MT / 16;
-    const int m0 = b.m0 + b.rank * p.own;
-    if (p.pair) {
-      write_silu<ALL, true>(base, p, red, m0, b.n_own, b.n0, (int)threadIdx.x / 16);
-    } else {
+    constexpr int N = MT <= 16 ? 1 : 2;
 #pragma unroll 1
-      for (int t = (int)threadIdx.x / 32; t < b.n_own; t += 16 * N) write_silu<N, false>(base, p, red, m0, b.n_own, b.n0, t);
-    }
+    for (int t = (int)threadIdx.x / 32; t < b.n_own; t += 16 * N) write_silu<N>(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0, t);
   } else {
     write_plain<MT>(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
   }
@@ -422,7 +412,7 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT), 1)
     init_barriers(smem, p, warp, loader, ring);
   }
   __syncthreads();
-  if (p.split > 1 || p.pair) ti_cluster_arrive_relaxed();
+  if (p.split > 1) ti_cluster_arrive_relaxed();
   ti_griddep_launch();
   if (warp >= loader) {
     if (MT > 64) ti_reg_dealloc<32>();
@@ -466,17 +456,15 @@ static int at_most(int x, int most) { return x < most ? x : most; }
 
 // From the lab's sweeps on an H200, alone and in chains: the figures are those that came out best there.
 //   up to 64 tokens   64 rows, two blocks an SM (so that the next op's blocks find room beside this one's), K split until there are some 220 blocks;
-//   the
-//                     split is the same for all m
-//   very large n      whole K; one wave of 192 rows where they fit, else 128
+//                     the split is the same for all m
+//   large n           whole K: one wave of 64 rows, three blocks an SM, where they fit; else four an SM, or 128 rows where x weighs as much as W
+//   silu              256 rows, so that a block has a scale's outputs
 //   65 ..             128 tokens a block, one an SM; a split of 3 or more would leave SMs out (clusters and GPCs). gemm_fp8 is faster where it takes
 //                     the product; this is for bias, fp32 and accumulating output
 extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
   const int n_kb = (k + TI_SWAP_K - 1) / TI_SWAP_K, tiles = (n + 63) / 64;
   ti_fp8_small_plan p = {64, 1, m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64, 2};
-  if (silu && 6 * tiles > 10 * n_sm) {
-    p.rows = 128;
-  } else if (silu) {
+  if (silu) {
     p.rows = 256, p.per_sm = 1, p.split = n_sm / (n / 256);
   } else if (m > 64) {
     p.tokens = 128, p.per_sm = 1, p.split = at_most(n_sm / tiles, 2);
@@ -484,7 +472,9 @@ extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool si
   } else if (3 * tiles <= 4 * n_sm) {
     p.split = n_sm * 17 / 10 / tiles;
   } else if (tiles > 2 * n_sm && tiles <= 3 * n_sm) {
-    p.rows = 192, p.per_sm = 1;
+    p.per_sm = 3;
+  } else if (tiles > 3 * n_sm && m <= 16) {
+    p.per_sm = 4;
   } else {
     p.rows = 128;
   }
@@ -509,7 +499,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   const small_kernel kernel = kernel_for(plan.tokens);
   const int n_kb = (a->k + TI_SWAP_K - 1) / TI_SWAP_K, split = plan.split < n_kb ? plan.split : n_kb;
   assert(ti_cuda_fp8_small_takes(&plan) && a->n % 8 == 0 && a->k % 16 == 0);
-  assert(!a->silu || (a->n % 256 == 0 && (plan.rows == 256 || (plan.rows == 128 && split == 1 && a->stacked))));
+  assert(!a->silu || (plan.rows == 256 && a->n % 256 == 0));
   assert(!a->stacked || a->silu);
 
   small_params p = {};
@@ -518,18 +508,17 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   p.w_scale_ld = a->w_scale_ld ? a->w_scale_ld : n_kb;
   p.m = a->m, p.n = a->n, p.n_kb = n_kb / split, p.n_longer = n_kb % split, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
   p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.stacked = a->stacked, p.early = d->pdl;
-  p.pair = a->silu && plan.rows == 128;
   const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
   p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
   p.ldr = plan.rows + 4;
-  const int red = split == 1 ? 0 : split * p.own * p.ldr * 4, top = p.pair ? 2 * 4 * (plan.tokens < 16 ? 16 : plan.tokens) : 0;
-  const int room = (plan.per_sm > 1 ? SMEM_SM / plan.per_sm - 1024 : SMEM_BLOCK) - red - top - 8;
+  const int red = split == 1 ? 0 : split * p.own * p.ldr * 4;
+  const int room = (plan.per_sm > 1 ? SMEM_SM / plan.per_sm - 1024 : SMEM_BLOCK) - red - 8;
   const int laid = split == 1 || plan.tokens > TI_SMALL_DIRECT ? tok * p.ldr * 4 : 0;  // the ring holds all sums of the block
   int stages = 1;
   while ((int)(ti_swap_layout(plan.rows, plan.tokens, stages).xs) < laid) stages++;
   while (stages < kb_most && stages < TI_SWAP_STAGES && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
   p.ring = ti_swap_layout(plan.rows, plan.tokens, stages);
-  p.red = split == 1 ? 0 : (int)p.ring.end, p.top = (int)p.ring.end + red, p.done = p.top + top;
+  p.red = split == 1 ? 0 : (int)p.ring.end, p.done = (int)p.ring.end + red;
   const int smem = p.done + 8;
   assert(smem <= SMEM_BLOCK);
 
@@ -543,9 +532,9 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   c.dynamicSmemBytes = (size_t)smem;
   c.stream = d->stream;
   c.attrs = at;
-  if (split > 1 || p.pair) {
+  if (split > 1) {
     at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    at[c.numAttrs].val.clusterDim.x = (unsigned)split, at[c.numAttrs].val.clusterDim.y = p.pair ? 2 : 1, at[c.numAttrs].val.clusterDim.z = 1;
+    at[c.numAttrs].val.clusterDim.x = (unsigned)split, at[c.numAttrs].val.clusterDim.y = 1, at[c.numAttrs].val.clusterDim.z = 1;
     c.numAttrs++;
   }
   if (d->pdl) {
