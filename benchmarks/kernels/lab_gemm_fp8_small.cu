@@ -1,7 +1,7 @@
 // FP8 GEMM for few tokens (kernels/cuda/gemm_fp8_small.cu) beside cuBLASLt's block128: every m of 1..130, every cut of the work, poisoned padding,
-// the same bits from run to run; then the table, with the figure of --deterministic (no split of K) and, for m = 1, 16, 64, of an op in a chain of
-// them under programmatic dependent launch, as the engine runs it; last, every gate of the bandwidth that was missed, beside the plain read of the
-// same bytes (lab_floor.h).
+// the same bits from run to run; silu with codes against the fp32 product; then the table, with the figure of --deterministic (no split of K) and,
+// for m = 1, 16, 64, of an op in a chain of them under programmatic dependent launch, as the engine runs it; last, every gate of the bandwidth that
+// was missed, beside the plain read of the same bytes (lab_floor.h).
 //
 //   lab_gemm_fp8_small [--quick] [--json FILE]
 #include "benchmarks/kernels/fp8_inputs.cuh"
@@ -111,6 +111,61 @@ static void check_plans(lab *l, int n, int k) {
   fixture_free(&f);
 }
 
+// silu(gate) * up and its codes against the fp32 product [m, 2 dim], a thread a token's 128 outputs: out within 2^-8, scale and codes out's own.
+static __global__ void check_silu_kernel(const float *product, const uint16_t *out, const uint8_t *q, const float *scale, int m, int dim, int q_ld,
+                                         unsigned long long *bad) {
+  const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x), t = i % m, b = i / m;
+  if (b >= dim / 128) return;
+  float top = 0.0f;
+  unsigned long long wrong = 0;
+  for (int c = b * 128; c < b * 128 + 128; c++) {
+    const double g = product[(int64_t)t * 2 * dim + c], u = product[(int64_t)t * 2 * dim + dim + c], want = g / (1.0 + exp(-g)) * u;
+    const float is = __uint_as_float((uint32_t)out[(int64_t)t * dim + c] << 16);
+    wrong += !(fabs(is - want) <= 0x1p-8 * fabs(want));
+    top = fmaxf(top, fabsf(is));
+  }
+  const float s = fmaxf(top, 1e-4f) / 448.0f;
+  wrong += scale[b * q_ld + t] != s;
+  for (int c = b * 128; c < b * 128 + 128; c++) {
+    const float is = __uint_as_float((uint32_t)out[(int64_t)t * dim + c] << 16);
+    wrong += q[(int64_t)t * dim + c] != (uint8_t)__nv_cvt_float_to_fp8(is / s, __NV_SATFINITE, __NV_E4M3);
+  }
+  if (wrong) atomicAdd(bad, wrong);
+}
+static void check_silu(lab *l, int dim, int k) {
+  static const int ms[] = {1, 7, 8, 9, 16, 31, 32, 33, 64}, splits[] = {1, 3};
+  fixture f = fixture_make(l, 2 * dim, k, 64, false);
+  float *product = (float *)lab_alloc(l, (size_t)64 * 2 * dim * 4);
+  uint8_t *q = (uint8_t *)lab_alloc(l, (size_t)64 * dim);
+  float *scale = (float *)lab_alloc(l, (size_t)64 * (dim / 128) * 4);
+  unsigned long long *bad = (unsigned long long *)l->sums, n = 0;
+  for (size_t i = 0; i < sizeof ms / sizeof *ms; i++) {
+    const int m = ms[i], tokens = m <= 8 ? 8 : m <= 16 ? 16 : m <= 32 ? 32 : 64;
+    fixture_rows(&f, m);
+    for (size_t v = 0; v < sizeof splits / sizeof *splits; v++) {
+      ti_fp8_small_args a = f.a;
+      a.plan = (ti_fp8_small_plan){64, splits[v], tokens, 1};
+      a.out = product, a.out_f32 = true;
+      lab_op(l, ti_cuda_fp8_small(&l->dev, &a), "product");
+      a.plan = (ti_fp8_small_plan){256, splits[v], tokens, 1};
+      a.out = f.out, a.out_f32 = false, a.silu = a.stacked = true, a.q = q, a.q_scale = scale;
+      lab_poison(l, f.out, (size_t)64 * dim * 2);
+      lab_poison(l, q, (size_t)64 * dim);
+      lab_poison(l, scale, (size_t)64 * (dim / 128) * 4);
+      lab_op(l, ti_cuda_fp8_small(&l->dev, &a), "silu");
+      lab_ok(l, cudaMemsetAsync(bad, 0, sizeof n, l->stream), "silu");
+      check_silu_kernel<<<(m * (dim / 128) + 63) / 64, 64, 0, l->stream>>>(product, f.out, q, scale, m, dim, (m + 3) & ~3, bad);
+      lab_ok(l, cudaMemcpyAsync(&n, bad, sizeof n, cudaMemcpyDeviceToHost, l->stream), "silu");
+      lab_sync(l, "silu");
+      lab_expect(l, n == 0, "silu: m %d dim %d k %d split %d: %llu outputs, scales or codes", m, dim, k, splits[v], n);
+    }
+  }
+  lab_free(l, product);
+  lab_free(l, q);
+  lab_free(l, scale);
+  fixture_free(&f);
+}
+
 typedef struct peer {
   lab *l;
   ti_blas_args a;
@@ -205,6 +260,11 @@ static void time_shape(lab *l, int n, int k) {
     if (ms[i] == 1 || ms[i] == 16 || ms[i] == 64) {
       l->dev.pdl = true;
       row(&f, "in a chain", lab_time_chain_us(l, run_chain, &c, CHAIN), 0, floor.chain_us);
+      if (2 * (int64_t)k < n) {  // as a gate and up of codes
+        f.a.silu = f.a.stacked = true, f.a.q = (uint8_t *)f.again, f.a.q_scale = (float *)(f.again + (size_t)64 * n);
+        row(&f, "silu, in a chain", lab_time_chain_us(l, run_chain, &c, CHAIN), 0, floor.chain_us);
+        f.a.silu = f.a.stacked = false, f.a.q = NULL, f.a.q_scale = NULL;
+      }
       l->dev.pdl = false;
     }
   }
@@ -221,6 +281,8 @@ int main(int argc, char **argv) {
   check_every_m(&l, 576, 7168);
   check_every_m(&l, 2112, 1040);
   check_plans(&l, 576, 1536);
+  check_silu(&l, 1408, 2048);
+  check_silu(&l, 256, 1040);
   lab_head("FP8 (1x128 x 128x128) -> bf16");
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) time_shape(&l, shapes[i][0], shapes[i][1]);
   print_missed(&l);

@@ -60,7 +60,7 @@ typedef struct small_params {
   int rows, split;     // a block's W rows; the cluster's size
   int own, own_inv;    // tokens a block of the cluster sums up and writes; 65536 / own, rounded up
   int ldr;             // floats from token to token in the reduction buffer
-  int red, done;       // byte offsets behind the ring: [split][own][ldr] sums, and the barrier that counts their bytes
+  int red, done;  // byte offsets: [split][own][ldr] sums, where K is not split in the ring, else behind it, and the barrier that counts their bytes
   int q_ld;
   bool out_f32, accumulate, silu, gate_up, stacked;
   bool early;  // W before the ops before this one have ended
@@ -79,7 +79,8 @@ TI_DEV void load_w(const small_params &p, const CUtensorMap *w, const ti_swap_po
   }
 #pragma unroll
   for (int run = 0; run < 4; run++) {
-    ti_swap_load(at.stage + (uint32_t)run * 64 * TI_SWAP_K, w, at.bar, kb * TI_SWAP_K, stacked_row(p, n0, run), TI_L2_EVICT_FIRST);
+    if (64 * run < p.rows)
+      ti_swap_load(at.stage + (uint32_t)run * 64 * TI_SWAP_K, w, at.bar, kb * TI_SWAP_K, stacked_row(p, n0, run), TI_L2_EVICT_FIRST);
   }
 }
 TI_DEV void load_x(uint32_t smem, const small_params &p, const CUtensorMap *x, const CUtensorMap *xs, const ti_swap_pos &at, int kb, int m0) {
@@ -111,6 +112,7 @@ template <int MT>
 TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2], int rank, int n_tok) {
   const uint32_t red = smem + (uint32_t)p.red, done = smem + (uint32_t)p.done, part = (uint32_t)(rank * p.own * p.ldr) * 4;
   if (p.split == 1) {
+    ti_bar_sync(1, 2 * p.rows);  // every warp has read its last stage
     lay_out<MT>(red, p.ldr, sum, n_tok, 0, 0, 0);
   } else if (MT > TI_SMALL_DIRECT) {
     ti_bar_sync(1, 2 * p.rows);  // every warp has read its last stage
@@ -151,16 +153,23 @@ TI_DEV void push(uint32_t smem, const small_params &p, const float (&sum)[MT / 2
   ti_bar_sync(1, 2 * p.rows);  // what the block keeps
 }
 
-// The sum over the cluster, in the order of K: the four rows at a place of one token.
-TI_DEV float4 gather(const small_params &p, const float *from) {
-  float4 v = *(const float4 *)from;
+// The sums over the cluster, in the order of K: the four rows at a place of the N tokens tok, tok + step, ..; one that lies behind
+// this block's is the last of them once more.
+template <int N>
+TI_DEV void gather(const small_params &p, const float *from, int tok, int step, float4 (&v)[N]) {
+  int at[N];
+#pragma unroll
+  for (int i = 0; i < N; i++) at[i] = (tok + i * step < p.own ? tok + i * step : p.own - 1) * p.ldr, v[i] = *(const float4 *)(from + at[i]);
   const int part = p.own * p.ldr;
+#pragma unroll 1
   for (int s = 1; s < p.split; s++) {
     from += part;
-    const float4 u = *(const float4 *)from;
-    v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      const float4 u = *(const float4 *)(from + at[i]);
+      v[i].x += u.x, v[i].y += u.y, v[i].z += u.z, v[i].w += u.w;
+    }
   }
-  return v;
 }
 
 // Four neighbouring columns of out, with all that may be asked for.
@@ -185,36 +194,74 @@ TI_DEV void write_four(const small_params &p, float4 v, int m, int n) {
   }
 }
 
-// Half a warp takes 64 rows of a token, the block eight tokens a turn.
-TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_own, int n0) {
-  const int half = (int)threadIdx.x / 16, groups = p.rows / 64, first = half / groups, place = half % groups * 64 + (int)threadIdx.x % 16 * 4;
+// Half a warp takes 64 rows of a token, the block eight tokens at once, N times over.
+template <int N>
+TI_DEV void write_some(const small_params &p, const float *red, int m0, int n_own, int n0, int tok, int place) {
   const bool simple = p.bias == NULL && !p.gate_up && !p.out_f32 && !p.accumulate;
-#pragma unroll 2
-  for (int t = 0; t < n_own; t += 8) {
-    const int tok = t + first;
-    const bool in = tok < n_own;
+  float4 v[N];
+  gather<N>(p, red + place, tok, 8, v);
+#pragma unroll
+  for (int i = 0; i < N; i++) {
     int row;
-    const float4 v = ti_swap_four(gather(p, red + (in ? tok : 0) * p.ldr + place), place, &row);
-    if (!in || n0 + row >= p.n) continue;
+    const float4 u = ti_swap_four(v[i], place, &row);
+    if (tok + 8 * i >= n_own || n0 + row >= p.n) continue;
     if (simple) {
-      *(uint2 *)((uint16_t *)p.out + (m0 + tok) * p.ldo + n0 + row) = make_uint2(ti_pack_bf16(v.x, v.y), ti_pack_bf16(v.z, v.w));
+      *(uint2 *)((uint16_t *)p.out + (m0 + tok + 8 * i) * p.ldo + n0 + row) = make_uint2(ti_pack_bf16(u.x, u.y), ti_pack_bf16(u.z, u.w));
     } else {
-      write_four(p, v, m0 + tok, n0 + row);
+      write_four(p, u, m0 + tok + 8 * i, n0 + row);
     }
   }
 }
+template <int MT>
+TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_own, int n0) {
+  constexpr int N = MT <= 8 ? 1 : MT <= 16 ? 2 : 4;
+  const int half = (int)threadIdx.x / 16, groups = p.rows / 64, place = half % groups * 64 + (int)threadIdx.x % 16 * 4;
+#pragma unroll 1
+  for (int t = half / groups; t < ((n_own + 7) & ~7); t += 8 * N) write_some<N>(p, red, m0, n_own, n0, t, place);
+}
 
-// 256 rows are gate | up | gate | up in runs of 64: 128 outputs, a warp a token.
-TI_DEV void write_silu(const small_params &p, const float *red, int m0, int n_own, int n0) {
-  const int lane = threadIdx.x & 31, place = lane / 16 * 128 + lane % 16 * 4, dim = p.n / 2, o = n0 / 2 + lane / 16 * 64 + ti_swap_row(lane % 16 * 4);
-  for (int tok = threadIdx.x / 32; tok < n_own; tok += p.rows / 16) {
-    const float4 g = gather(p, red + tok * p.ldr + place), u = gather(p, red + tok * p.ldr + place + 64);
-    const ti_swap_silu out = ti_swap_silu_mul(g, u);
-    const int64_t at = (int64_t)(m0 + tok) * dim + o;
-    if (p.out != NULL) ti_swap_silu_store((uint16_t *)p.out + (m0 + tok) * p.ldo + o, out);
+// silu(gate) * up as device.cuh's ti_silu_mul has it, of four neighbouring outputs, rounded to bf16.
+TI_DEV float silu_one(float g, float u) { return __fdividef(g, 1.0f + __expf(-g)) * u; }
+TI_DEV float4 silu_four(float4 gate, float4 up) {
+  const uint32_t a = ti_pack_bf16(silu_one(gate.x, up.x), silu_one(gate.y, up.y)), b = ti_pack_bf16(silu_one(gate.z, up.z), silu_one(gate.w, up.w));
+  return make_float4(__uint_as_float(a << 16), __uint_as_float(a & 0xFFFF0000u), __uint_as_float(b << 16), __uint_as_float(b & 0xFFFF0000u));
+}
+// v / s as quant_fp8.cu has it: r = 1 / s rounded; an infinite s gives 0, and NaN where v is infinite.
+TI_DEV float quotient(float v, float s, float r) {
+  const float q = v * r;
+  return r > 0.0f ? copysignf(fmaf(fmaf(-q, s, v), r, q), v) : q;
+}
+// Rows are gate | up | gate | up in runs of 64: 128 outputs, a scale's block; a warp takes a token, N at once.
+template <int N>
+TI_DEV void write_silu(const small_params &p, const float *red, int m0, int n_own, int n0, int tok) {
+  const int lane = (int)threadIdx.x & 31, place = lane / 16 * 128 + lane % 16 * 4, dim = p.n / 2;
+  float4 g[N], u[N];
+  gather<N>(p, red + place, tok, 16, g);
+  gather<N>(p, red + place + 64, tok, 16, u);
+  float top[N];
+  int row;
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    const float4 gate = ti_swap_four(g[i], place, &row), up = ti_swap_four(u[i], place, &row);
+    g[i] = silu_four(gate, up);
+    top[i] = fmaxf(fmaxf(fabsf(g[i].x), fabsf(g[i].y)), fmaxf(fabsf(g[i].z), fabsf(g[i].w)));
+  }
+  const int o = n0 / 2 + lane / 16 * 64 + row % 128;
+#pragma unroll
+  for (int d = 16; d > 0; d >>= 1) {
+#pragma unroll
+    for (int i = 0; i < N; i++) top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], d));
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    const int t = tok + 16 * i, m = m0 + t;
+    if (t >= n_own) break;
+    if (p.out != NULL) *(uint2 *)((uint16_t *)p.out + m * p.ldo + o) = make_uint2(ti_pack_bf16(g[i].x, g[i].y), ti_pack_bf16(g[i].z, g[i].w));
     if (p.q != NULL) {
-      const float s = ti_swap_silu_quant(p.q + at, out);
-      if (lane == 0) p.q_scale[(int64_t)(n0 / 256) * p.q_ld + m0 + tok] = s;
+      const float s = fmaxf(top[i], 1e-4f) / 448.0f, r = __frcp_rn(s);
+      *(uint32_t *)(p.q + (int64_t)m * dim + o) =
+          ti_pack_e4m3(quotient(g[i].x, s, r), quotient(g[i].y, s, r)) | (uint32_t)ti_pack_e4m3(quotient(g[i].z, s, r), quotient(g[i].w, s, r)) << 16;
+      if (lane == 0) p.q_scale[(int64_t)(n0 / 256) * p.q_ld + m] = s;
     }
   }
 }
@@ -226,51 +273,92 @@ typedef struct small_block {
   int n_own;                // tokens that it sums up and writes, from rank * own on (none: <= 0)
 } small_block;
 
-TI_DEV void init_barriers(uint8_t *smem, const small_params &p, int ring) {
-  uint64_t *full = (uint64_t *)(smem + p.ring.bars);
-  const int lane = (int)threadIdx.x & 31;
-  if (lane < ring) {
-    ti_mbar_init(full + lane, 1);
-    ti_mbar_init(full + p.ring.stages + lane, p.rows / 16);
+// The first stages: by the loader before all else, each barrier just before its use; without x where an op before this one may still write it.
+#define FIRST 2
+template <int MT>
+TI_DEV void load_first(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
+                       const CUtensorMap *xs, int ring) {
+  ti_swap_pos at = ti_swap_first(base, p.ring);
+  if (ti_elect()) {
+    ti_tma_prefetch_map(w);
+#pragma unroll
+    for (int kb = 0; kb < FIRST; kb++) {
+      if (kb < ring) {
+        ti_mbar_init((uint64_t *)(smem + p.ring.bars) + kb, 1);
+        ti_fence_mbar_init();
+        ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+        load_w(p, w, at, b.kb0 + kb, b.n0);
+        if (!p.early) load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
+      }
+      ti_swap_next(&at, p.ring, base);
+    }
+    if (p.early) {
+      ti_tma_prefetch_map(x);
+      ti_tma_prefetch_map(xs);
+    }
   }
-  if (lane == 0) ti_mbar_init((uint64_t *)(smem + p.done), 1);
-  ti_fence_mbar_init();
+  __syncwarp();
+}
+// The other barriers, dealt to the other warps: an init takes 50 clocks, and a warp's lanes make them one after the other.
+TI_DEV void init_barriers(uint8_t *smem, const small_params &p, int warp, int warps, int ring) {
+  uint64_t *full = (uint64_t *)(smem + p.ring.bars);
+  if (ti_elect()) {
+#pragma unroll 1
+    for (int i = warp; i < ring; i += warps) {
+      if (i >= FIRST) ti_mbar_init(full + i, 1);
+      ti_mbar_init(full + p.ring.stages + i, p.rows / 16);
+    }
+    if (warp == 0) ti_mbar_init((uint64_t *)(smem + p.done), 1);
+    ti_fence_mbar_init();
+  }
+  __syncwarp();
 }
 
-// All loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out before
-// that op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
+// All further loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out
+// before that op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
+template <int MT>
+TI_DEV void load_rest(uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs,
+                      int ring) {
+  ti_swap_pos at = ti_swap_first(base, p.ring);
+  const int early = p.early || ring < FIRST ? ring : FIRST;
+#pragma unroll 1
+  for (int kb = 0; kb < early; kb++) {
+    if (kb >= FIRST) {
+      ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+      load_w(p, w, at, b.kb0 + kb, b.n0);
+    }
+    ti_swap_next(&at, p.ring, base);
+  }
+  ti_griddep_wait();
+  if (p.early) {
+    at = ti_swap_first(base, p.ring);
+#pragma unroll 1
+    for (int kb = 0; kb < ring; kb++) {
+      load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
+      ti_swap_next(&at, p.ring, base);
+    }
+  }
+#pragma unroll 1
+  for (int kb = early; kb < b.n_kb; kb++) {
+    if (kb >= ring) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
+    ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
+    load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
+    load_w(p, w, at, b.kb0 + kb, b.n0);
+    ti_swap_next(&at, p.ring, base);
+  }
+}
 template <int MT>
 TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
                       const CUtensorMap *xs, bool loader, int ring) {
   if (loader) {
-    ti_swap_pos at = ti_swap_first(base, p.ring);
-    const int early = p.early ? ring : 0;
-#pragma unroll 1
-    for (int kb = 0; kb < early; kb++) {
-      if (ti_elect()) {
-        ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
-        load_w(p, w, at, b.kb0 + kb, b.n0);
-      }
-      ti_swap_next(&at, p.ring, base);
-    }
-    ti_griddep_wait();
-    at = ti_swap_first(base, p.ring);
-#pragma unroll 1
-    for (int kb = 0; kb < b.n_kb; kb++) {
-      const bool all = kb >= early;
-      if (all) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
-      if (ti_elect()) {
-        if (all) ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
-        load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
-        if (all) load_w(p, w, at, b.kb0 + kb, b.n0);
-      }
-      ti_swap_next(&at, p.ring, base);
-    }
+    if (ti_elect()) load_rest<MT>(base, p, b, w, x, xs, ring);
+    __syncwarp();
     if ((threadIdx.x & 31) == 0 && p.split > 1 && b.n_own > 0) {  // any time before the sums are asked for
       ti_mbar_expect((uint64_t *)(smem + p.done), (uint32_t)((p.split - 1) * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
     }
   }
   __syncwarp();
+  ti_griddep_wait();
   if (p.split > 1) ti_cluster_wait();
   if (p.split > 1 && MT > TI_SMALL_DIRECT) {
     ti_cluster_arrive_relaxed();
@@ -294,9 +382,11 @@ TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const
   if (copied) ti_cluster_arrive_relaxed();
   const float *red = (const float *)(smem + p.red);
   if (p.silu) {
-    write_silu(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
+    constexpr int N = MT <= 16 ? 1 : 2;
+#pragma unroll 1
+    for (int t = (int)threadIdx.x / 32; t < b.n_own; t += 16 * N) write_silu<N>(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0, t);
   } else {
-    write_plain(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
+    write_plain<MT>(p, red, b.m0 + b.rank * p.own, b.n_own, b.n0);
   }
   __syncwarp();
   if (copied) ti_cluster_wait();  // the peers have what they copy from here: the block may end
@@ -317,9 +407,9 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT), 1)
   b.n_own = left < p.own ? left : p.own;
   const int warp = (int)ti_swap_uniform(threadIdx.x / 32), loader = p.rows / 16, ring = b.n_kb < p.ring.stages ? b.n_kb : p.ring.stages;
   if (warp == loader) {
-    const int lane = (int)threadIdx.x & 31;
-    if (lane < 3) ti_tma_prefetch_map(lane == 0 ? &w : lane == 1 ? &x : &xs);
-    init_barriers(smem, p, ring);
+    load_first<MT>(smem, base, p, b, &w, &x, &xs, ring);
+  } else if (warp < loader) {
+    init_barriers(smem, p, warp, loader, ring);
   }
   __syncthreads();
   if (p.split > 1) ti_cluster_arrive_relaxed();
@@ -359,16 +449,16 @@ static small_kernel kernel_for(int tokens) {
 
 extern "C" bool ti_cuda_fp8_small_takes(const ti_fp8_small_plan *p) {
   if (kernel_for(p->tokens) == NULL || p->rows % 64 != 0 || p->rows < 64 || p->rows > ti_swap_rows(p->tokens)) return false;
-  return p->split >= 1 && p->split <= 8 && (p->per_sm == 1 || (p->per_sm == 2 && p->rows <= 128 && p->tokens <= 64));
+  return p->split >= 1 && p->split <= 8 && (p->per_sm == 1 || (p->per_sm >= 2 && p->per_sm <= 4 && p->rows <= 128 && p->tokens <= 64));
 }
 
 static int at_most(int x, int most) { return x < most ? x : most; }
 
 // From the lab's sweeps on an H200, alone and in chains: the figures are those that came out best there.
 //   up to 64 tokens   64 rows, two blocks an SM (so that the next op's blocks find room beside this one's), K split until there are some 220 blocks;
-//   the
-//                     split is the same for all m
-//   very large n      whole K; one wave of 192 rows where they fit, else 128
+//                     the split is the same for all m
+//   large n           whole K: one wave of 64 rows, three blocks an SM, where they fit; else four an SM, or 128 rows where x weighs as much as W
+//   silu              256 rows, so that a block has a scale's outputs
 //   65 ..             128 tokens a block, one an SM; a split of 3 or more would leave SMs out (clusters and GPCs). gemm_fp8 is faster where it takes
 //                     the product; this is for bias, fp32 and accumulating output
 extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm) {
@@ -382,7 +472,9 @@ extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool si
   } else if (3 * tiles <= 4 * n_sm) {
     p.split = n_sm * 17 / 10 / tiles;
   } else if (tiles > 2 * n_sm && tiles <= 3 * n_sm) {
-    p.rows = 192, p.per_sm = 1;
+    p.per_sm = 3;
+  } else if (tiles > 3 * n_sm && m <= 16) {
+    p.per_sm = 4;
   } else {
     p.rows = 128;
   }
@@ -419,14 +511,14 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
   p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
   p.ldr = plan.rows + 4;
-  const int red = split * p.own * p.ldr * 4;
-  const int room = (plan.per_sm == 2 ? SMEM_SM / 2 - 1024 : SMEM_BLOCK) - red - 8;
-  const int laid = split > 1 && plan.tokens > TI_SMALL_DIRECT ? tok * p.ldr * 4 : 0;
+  const int red = split == 1 ? 0 : split * p.own * p.ldr * 4;
+  const int room = (plan.per_sm > 1 ? SMEM_SM / plan.per_sm - 1024 : SMEM_BLOCK) - red - 8;
+  const int laid = split == 1 || plan.tokens > TI_SMALL_DIRECT ? tok * p.ldr * 4 : 0;  // the ring holds all sums of the block
   int stages = 1;
   while ((int)(ti_swap_layout(plan.rows, plan.tokens, stages).xs) < laid) stages++;
   while (stages < kb_most && stages < TI_SWAP_STAGES && (int)ti_swap_layout(plan.rows, plan.tokens, stages + 1).end <= room) stages++;
   p.ring = ti_swap_layout(plan.rows, plan.tokens, stages);
-  p.red = (int)p.ring.end, p.done = p.red + red;
+  p.red = split == 1 ? 0 : (int)p.ring.end, p.done = (int)p.ring.end + red;
   const int smem = p.done + 8;
   assert(smem <= SMEM_BLOCK);
 

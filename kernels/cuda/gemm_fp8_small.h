@@ -14,7 +14,7 @@ typedef struct ti_fp8_small_plan {
   int rows;    // W rows a block: 64, 128, 192, 256
   int split;   // blocks that share K, a cluster of 1..8: the only field that the bits of `out` depend on
   int tokens;  // tokens a block: 8, 16, 32, 64, 128 (128: rows <= 128)
-  int per_sm;  // blocks an SM is meant to hold, 1 or 2: shared memory for the ring
+  int per_sm;  // blocks an SM is meant to hold, 1..4: shared memory for the ring
 } ti_fp8_small_plan;
 
 typedef struct ti_fp8_small_args {
