@@ -4,14 +4,14 @@
 #   launch/quickstart.sh [--once] [--workers N] [--model NAME|PATH] [--prompt TEXT] [--port P]
 #
 #   --once          stop after the answer
-#   --workers N     worker ranks (2)
+#   --workers N     worker ranks (2; smollm2: 1, with all CPUs, the fastest for one chat)
 #   --model         a bundled model's name (titan-tiny-moe), smollm2 (fetched once, 98 MB: a model to chat with) or a path
 #   --prompt TEXT   what to continue, or to answer in a chat
 #   --port P        of HTTP (8000; with --once a free one)
 set -u
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-once= workers=2 model=titan-tiny-moe prompt= port=
+once= workers= model=titan-tiny-moe prompt= port=
 while [ $# -gt 0 ]; do
   case $1 in
     --once) once=1 ;;
@@ -25,12 +25,13 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-case $workers in
-  '' | *[!0-9]* | 0) echo "quickstart.sh: --workers '$workers': expected a number from 1" >&2; exit 2 ;;
-esac
-[ -n "$port" ] || port=$([ -n "$once" ] && echo 0 || echo 8000)
 chat=
 [ "$model" != smollm2 ] || [ -e "$model" ] || chat=1
+[ -n "$workers" ] || workers=$([ -n "$chat" ] && echo 1 || echo 2)
+case $workers in
+  *[!0-9]* | 0) echo "quickstart.sh: --workers '$workers': expected a number from 1" >&2; exit 2 ;;
+esac
+[ -n "$port" ] || port=$([ -n "$once" ] && echo 0 || echo 8000)
 [ -n "$prompt" ] || prompt=$([ -n "$chat" ] && echo 'Why is the sky blue?' || echo 'Once upon a time, there was a little girl named Lily.')
 [ -d "$model" ] || [ ! -d "$root/models/$model" ] || model=$root/models/$model
 
@@ -61,7 +62,7 @@ fi
 # A dense model is cut in two where the workers come in pairs; experts are spread over all of them as they are. SmolLM2's 9 and 3 heads are not halved.
 tp=1
 [ $((workers % 2)) -ne 0 ] || [ -n "$chat" ] || grep -q 'n_routed_experts\|num_local_experts\|num_experts"' "$model/config.json" 2>/dev/null || tp=2
-echo "quickstart: starting $workers workers" >&2
+echo "quickstart: starting $workers worker$([ "$workers" -eq 1 ] || echo s)" >&2
 TITAN_LOG_LEVEL=${TITAN_LOG_LEVEL:-warn} "$here/up.sh" --workers "$workers" --model "$model" --tensor-parallel-size $tp --port "$port" --ready-file "$tmp/ready" --shutdown-timeout 5 &
 up=$!
 for _ in $(seq $([ -n "$chat" ] && echo 6600 || echo 1200)); do  # two minutes, and what fetch-model.sh may take

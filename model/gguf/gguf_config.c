@@ -243,7 +243,8 @@ static ti_status add_rope(reader *r) {
   int64_t original = 0;
   ti_status st = MOVE_ALL(r, keys);
   if (st == TI_OK) st = ti_gguf_string(r->g, key_of(r, "rope.scaling.type", key), &t, r->err);
-  if (st == TI_OK && has(r, "rope.scale_linear") && !has(r, "rope.scaling.type")) t = (ti_tok_text){"linear", 6};
+  const bool scaled = has(r, "rope.scale_linear") || has(r, "rope.scaling.factor");
+  if (scaled && !has(r, "rope.scaling.type")) t = (ti_tok_text){"linear", 6};  // what llama.cpp takes a factor without a type for
   if (st == TI_OK) st = get_real(r, has(r, "rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear", 1, &factor);
   if (st == TI_OK) st = get_int(r, "rope.scaling.original_context_length", 0, &original);
   if (st != TI_OK) return st;

@@ -38,11 +38,12 @@ static void check_handed(cf_dev *d, const char *what, const handed *h, const flo
   check_codes(d, what, q, cf_down_f32(d, h->scale, n / BLOCK), want, M, k);
 }
 
-// The normed rows with their codes; every kind of row: a block of zeros, one of numbers too small to count.
+// The normed rows with their codes; every kind of row: a block of zeros, one of numbers too small to count, one of numbers just large enough.
 static handed normed(cf_dev *d, int k) {
   float *x = cf_floats(d, (size_t)(M * k), 5, 1.0f);
   for (int i = 0; i < BLOCK; i++) x[3 * k + i] = 0.0f;
   for (int i = 0; i < BLOCK; i++) x[4 * k + i] = 1e-37f;
+  for (int i = 0; i < BLOCK; i++) x[5 * k + i] = 1e-33f;
   const float *weight = cf_up(d, cf_floats(d, (size_t)k, 6, 1.0f), (size_t)k * sizeof(float));
   const void *dx = cf_up_act(d, x, (size_t)(M * k));
   handed both = hand(d, k), alone = hand(d, k);

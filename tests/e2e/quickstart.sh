@@ -14,7 +14,10 @@ esac
 rc=$?
 [ $rc -eq 3 ] || { echo "FAILED: a model that is not there: exit $rc, expected 3"; exit 1; }
 if [ -e "${XDG_CACHE_HOME:-$HOME/.cache}/titaninfer/SmolLM2-135M-Instruct.Q4_1.gguf" ]; then
-  chat=$("$root/launch/quickstart.sh" --once --model smollm2 --prompt 'Why is the sky blue?' 2>/dev/null)
+  said=$(mktemp)
+  chat=$("$root/launch/quickstart.sh" --once --model smollm2 --prompt 'Why is the sky blue?' 2>"$said")
+  grep -q 'starting 1 worker$' "$said" || { echo "FAILED: one chat is served by one worker with all CPUs:"; cat "$said"; rm "$said"; exit 1; }
+  rm "$said"
   case $chat in
     '> Why is the sky blue?'*light*) echo "ok     ${chat:0:200}" ;;
     *) echo "FAILED: smollm2 says: $chat"; exit 1 ;;

@@ -3,14 +3,18 @@
 //
 //   same numbers   a file in F32 against the model itself, and a quantised file against one that holds its numbers as F32: SAME, whether attention is
 //                  absorbed (kv_b head by head, W_UK transposed) or expanded (kv_b as one matrix)
+//   shares         what each of two tensor-parallel ranks loads of kv_b, in all its forms: the same numbers from a file with it whole and as halves
 //   what it costs  nats a token that a quantised file loses against the model, with fp32 and with int8 activations: LOSS
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/placement.h"
 #include "model/gguf/gguf_model.h"
 #include "tests/golden/forced.h"
 #include "tests/golden/moe_gguf_file.h"
+#include "worker/weights.h"
 
 #define SAME 1e-3
 enum { TEXTS = 2, LONG = 200 };  // the first text is long enough to be expanded
@@ -21,18 +25,27 @@ typedef struct job {
   const forced_text *text;
 } job;
 
-// The logits of a file.
-static int run_file(const job *j, const moe_gguf_options *o, bool expanded, ti_act_quant act, forced_logits *out) {
+// Makes a file of f's model and opens it in its place; the caller closes f->ckpt and frees the file. NULL with a printed error.
+static unsigned char *open_file(fixture *f, const moe_gguf_options *o) {
   ti_error err = {0};
   ti_gguf *g;
   size_t size;
-  fixture f = *j->f;
-  unsigned char *file = moe_gguf_make(&f.cfg, f.ckpt, o, &size);
-  if (!file) return 1;
+  unsigned char *file = moe_gguf_make(&f->cfg, f->ckpt, o, &size);
+  if (!file) return NULL;
   ti_status st = ti_gguf_open_memory(file, size, "moe.gguf", &g, &err);
-  if (!st) st = ti_gguf_config(g, &f.cfg, &err);
-  if (!st) st = ti_gguf_checkpoint(g, &f.cfg, &f.ckpt, &err);
-  if (st) return fprintf(stderr, "%s\n", err.text), 1;
+  if (!st) st = ti_gguf_config(g, &f->cfg, &err);
+  if (!st) st = ti_gguf_checkpoint(g, &f->cfg, &f->ckpt, &err);
+  if (!st) return file;
+  fprintf(stderr, "%s\n", err.text);
+  free(file);
+  return NULL;
+}
+
+// The logits of a file.
+static int run_file(const job *j, const moe_gguf_options *o, bool expanded, ti_act_quant act, forced_logits *out) {
+  fixture f = *j->f;
+  unsigned char *file = open_file(&f, o);
+  if (!file) return 1;
   engine_spec spec = j->spec;
   spec.relaxed = expanded;
   spec.act_quant = act;
@@ -84,6 +97,72 @@ static int check_type(const job *j, ti_dtype type, double loss, double model_nll
   return bad;
 }
 
+// ---- shares of kv_b ----
+
+typedef struct numbers {
+  float *v;
+  size_t n;
+} numbers;
+
+// Appends a prepared matrix, row by row.
+static ti_status append(const ti_kernels *k, ti_dev *d, const ti_weight *w, numbers *out) {
+  float *v = realloc(out->v, (out->n + (size_t)(w->n * w->k)) * sizeof *v);
+  int32_t *ids = calloc((size_t)w->n, sizeof *ids);
+  if (!v || !ids) abort();
+  for (int i = 0; i < w->n; i++) ids[i] = i;
+  const ti_status st =
+      k->embed(d, &(ti_embed_args){.out = v + out->n, .ids = ids, .table = w, .n_row = (int)w->n, .hidden = (int)w->k, .n_id = (int)w->n});
+  free(ids);
+  out->v = v;
+  out->n += (size_t)(w->n * w->k);
+  return st;
+}
+
+// W_UK and W_UV of this rank's heads, then kv_b, layer by layer.
+static int load_share(const job *j, bool split, int rank, numbers *out) {
+  fixture f = *j->f;
+  unsigned char *file = open_file(&f, &(moe_gguf_options){.type = TI_F32, .split = split});
+  const ti_kernels *k = ti_kernels_find(j->spec.backend);
+  ti_dev *d = NULL;
+  ti_placement *p = NULL, *layers[16];
+  ti_weights w = {0};
+  ti_error err = {0};
+  *out = (numbers){0};
+  if (!file || f.cfg.n_layer > 16) return 1;
+  ti_status st = k->open(&(ti_dev_options){.threads = 1}, &d, &err);
+  if (!st) st = ti_placement_identity(f.cfg.moe.n_expert, 0, &p, &err);
+  for (int i = 0; i < 16; i++) layers[i] = p;
+  const ti_weights_options o = {
+      .model = &f.cfg, .ckpt = f.ckpt, .kernels = k, .dev = d, .mesh = {2, 2, 1, 2, 1}, .worker = rank, .placement = layers, .expanded = true};
+  if (!st) st = ti_weights_load(&o, &w, &err);
+  for (int l = 0; !st && l < f.cfg.n_layer; l++) {
+    const ti_layer_weights *lw = &w.layer[l];
+    for (int h = 0; !st && h < w.heads.n_head; h++) {
+      st = append(k, d, &lw->uk[h], out);
+      if (!st) st = append(k, d, &lw->uv[h], out);
+    }
+    if (!st) st = append(k, d, &lw->kv_b, out);
+  }
+  if (st) fprintf(stderr, "rank %d's share: %s\n", rank, err.text);
+  ti_weights_fini(&w);
+  ti_placement_destroy(p);
+  k->close(d);
+  ti_checkpoint_close(f.ckpt);
+  free(file);
+  return st != TI_OK;
+}
+
+static int check_shares(const job *j) {
+  numbers n[2][2];  // [rank][split]
+  for (int i = 0; i < 4; i++)
+    if (load_share(j, i & 1, i / 2, &n[i / 2][i & 1])) return 1;
+  int bad = n[0][0].n == n[1][0].n && memcmp(n[0][0].v, n[1][0].v, n[0][0].n * sizeof(float)) == 0;  // ranks have different heads
+  for (int r = 0; r < 2; r++) bad += n[r][0].n != n[r][1].n || memcmp(n[r][0].v, n[r][1].v, n[r][0].n * sizeof(float)) != 0;
+  printf("%s kv_b whole and as halves: the same %zu numbers on each of 2 ranks\n", bad ? "FAILED" : "ok    ", n[0][0].n);
+  for (int i = 0; i < 4; i++) free(n[i / 2][i & 1].v);
+  return bad;
+}
+
 static int check_all(const job *j) {
   forced_logits model, plain;
   if (forced_run(j->f, j->spec, j->text, TEXTS, &model)) return 1;
@@ -96,6 +175,7 @@ static int check_all(const job *j) {
     free(plain.v);
   }
   free(model.v);
+  bad += check_shares(j);
   bad += check_type(j, TI_Q8_0, 0.005, nll);
   return bad + check_type(j, TI_Q4_K, 0.02, nll);
 }

@@ -21,6 +21,7 @@ static const uint8_t fake_secret[] = "the job's secret";
 typedef struct fake_config {
   ti_mesh mesh;
   uint32_t vocab, page_tokens, max_model_len, max_num_seqs, budget, n_page, lookahead, max_draft, steps_in_flight, two_batch_rows;
+  uint32_t draft_us;  // what each draft that a step may bring adds to its time
   bool lockstep, check_kv;
   const char *policy;
 } fake_config;
@@ -327,6 +328,7 @@ static inline bool fake_step(fake_worker *w) {
   out.result.row = rows;
   out.result.n_token = n_token;
   out.result.times.total_us = 1000;
+  for (uint32_t i = 0; i < plan->n_row; i++) out.result.times.total_us += f->cfg.draft_us * plan->row[i].max_draft;
   if (ti_mesh_tp_of(&f->cfg.mesh, (int)w->rank - 1)) out.result.n_row = 0;
   w->next_step++;
   w->steps++;

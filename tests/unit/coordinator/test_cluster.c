@@ -100,6 +100,34 @@ Test(cluster, two_plans_are_in_flight_and_no_more) {
   fake_down(&f);
 }
 
+// Drafts of 16 texts of 100 tokens, one behind the other, when a draft costs so many us of a step that takes 1000. About half of them are right.
+static double drafts_at(uint32_t draft_us) {
+  fake_config k = base(1, 1);
+  k.max_num_seqs = 1;
+  k.max_draft = 3;
+  k.draft_us = draft_us;
+  fake_up(&f, &k);
+  fake_request r[16];
+  for (uint64_t i = 0; i < 16; i++) {
+    r[i] = request(i, 5, 100);
+    cr_assert_eq(fake_submit(&f, &r[i]), TI_OK);
+  }
+  fake_settle(&f, 10000);
+  for (int i = 0; i < 16; i++) {
+    cr_assert(fake_expect(&f, &r[i], 0, true), "%s", f.wrong);
+    fake_request_fini(&r[i]);
+  }
+  const double n = metric("vllm:spec_decode_num_draft_tokens_total", "");
+  fake_down(&f);
+  return n;
+}
+
+Test(cluster, drafts_that_cost_more_than_they_bring_cease) {
+  const double cheap = drafts_at(0), dear = drafts_at(2000);
+  cr_assert_gt(cheap, 1200, "1600 tokens, 2.5 a step, 3 drafts a step: %g", cheap);
+  cr_assert(dear > 100 && dear < 900, "the first steps and the probes: %g", dear);
+}
+
 Test(cluster, the_same_requests_give_the_same_plans) {
   uint64_t first = 0;
   for (int run = 0; run < 2; run++) {

@@ -50,3 +50,19 @@ Test(draft, steps_without_tokens_or_time_teach_nothing) {
   }
   cr_assert(d.on && d.rate[0] == 0 && d.rate[1] == 0);
 }
+Test(draft, one_slow_step_changes_nothing) {
+  ti_draft_switch d;
+  ti_draft_switch_init(&d);
+  steps(&d, 128, 3, 150, 1, 100);
+  ti_draft_switch_learn(&d, true, 3, 15000);
+  cr_assert(d.on, "the scheduler took the CPU once");
+}
+Test(draft, a_change_of_sides_ends_its_probe) {
+  ti_draft_switch d;
+  uint32_t n = 0;
+  ti_draft_switch_init(&d);
+  for (; d.on && n < 1000; n++) steps(&d, 1, 64, 1500, 64, 1000);
+  cr_assert(!d.on && n < 1000);
+  cr_assert_eq(steps(&d, 60, 64, 1500, 64, 1000), 0, "60 steps go the new way before the old one is probed");
+  cr_assert_eq(steps(&d, 4, 64, 1500, 64, 1000), 4);
+}

@@ -339,6 +339,20 @@ Test(gguf_model, rope_scaling_is_read_from_keys_or_factors) {
   opened o = accept();
   cr_assert(o.cfg.rope.scaling == TI_ROPE_LINEAR && o.cfg.rope.factor == 2);
   done(&o);
+  static const char *const factor_of[] = {"llama.rope.scaling.factor", "llama.rope.scale_linear"};  // without a type: linear, as llama.cpp reads it
+  for (int i = 0; i < 2; i++) {
+    dense("llama");
+    gb_real(&b, factor_of[i], 4);
+    o = accept();
+    cr_assert(o.cfg.rope.scaling == TI_ROPE_LINEAR && o.cfg.rope.factor == 4, "%s", factor_of[i]);
+    done(&o);
+  }
+  dense("llama");
+  gb_text(&b, "llama.rope.scaling.type", "none");
+  gb_real(&b, "llama.rope.scaling.factor", 4);
+  o = accept();
+  cr_assert_eq(o.cfg.rope.scaling, TI_ROPE_NONE);
+  done(&o);
 
   ti_rope_config plain = {.dim = 8, .theta = 10000, .factor = 1}, scaled = plain;
   float base[4], want[4], factors[4], attn;
@@ -486,11 +500,28 @@ Test(gguf_model, a_gpt2_tokenizer_merges_and_adds_what_it_is_told) {
   gb_texts(&b, "tokenizer.ggml.merges", (const char *const[]){"a b", "ab c"}, 2);
   gb_bool(&b, "tokenizer.ggml.add_bos_token", true);
   gb_int(&b, "tokenizer.ggml.eot_token_id", 3);
+  gb_int(&b, "tokenizer.ggml.eom_token_id", 2);
   cr_assert_eq(make(&t, &err), TI_OK, "%s", err.text);
   expect_ids(t, "abcab", TI_TOK_ADD_SPECIAL, (const int32_t[]){0, 5, 4}, 3);
   expect_ids(t, "c<|end|>", TI_TOK_PARSE_SPECIAL, (const int32_t[]){3, 6}, 2);
-  cr_assert(ti_tokenizer_is_eos(t, 6) && ti_tokenizer_is_eos(t, 3) && !ti_tokenizer_is_eos(t, 1) && ti_tokenizer_bos(t) == 0);
+  for (int id = 0; id < 7; id++) cr_assert_eq(ti_tokenizer_is_eos(t, id), id == 6 || id == 3 || id == 2, "id %d", id);
+  cr_assert_eq(ti_tokenizer_bos(t), 0);
   ti_tokenizer_destroy(t);
+}
+
+// Files that do not say add_bos_token: llama.cpp's defaults.
+Test(gguf_model, bos_is_added_unasked_to_llama_3_s_ids_alone) {
+  static const char *const pre[] = {"llama-bpe", "llama-v3", "smollm", "qwen2"};
+  for (int i = 0; i < 4; i++) {
+    ti_tokenizer *t = NULL;
+    ti_error err = {0};
+    vocabulary("gpt2");
+    gb_text(&b, "tokenizer.ggml.pre", pre[i]);
+    gb_texts(&b, "tokenizer.ggml.merges", (const char *const[]){"a b"}, 1);
+    cr_assert_eq(make(&t, &err), TI_OK, "%s: %s", pre[i], err.text);
+    expect_ids(t, "ab", TI_TOK_ADD_SPECIAL, i < 2 ? (const int32_t[]){0, 4} : (const int32_t[]){4}, i < 2 ? 2 : 1);
+    ti_tokenizer_destroy(t);
+  }
 }
 
 Test(gguf_model, a_llama_tokenizer_follows_its_scores) {

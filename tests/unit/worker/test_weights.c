@@ -160,3 +160,31 @@ Test(weights, a_nan_in_a_norm_and_in_the_embedding_is_named) {
   memcpy(embed, "\xc0\x7f", 2);
   REFUSED(TI_ERR_FORMAT, "model.embed_tokens.weight: the weight in row 70, column 3");
 }
+
+// --quantization fp8: tables of the vocabulary and routers stay as they are.
+Test(weights, fp8_is_for_linear_layers_alone) {
+  static const char *const models[] = {TI_SOURCE_DIR "/models/titan-tiny-dense", TI_SOURCE_DIR "/models/titan-tiny-moe"};
+  for (int i = 0; i < 2; i++) {
+    ti_config c;
+    ti_checkpoint *ck = NULL;
+    ti_placement *p = NULL, *layers[8];
+    ti_dev *dev = NULL;
+    ti_weights w;
+    const ti_kernels *k = ti_kernels_find("ref");
+    cr_assert_eq(ti_config_load(models[i], &c, &err), TI_OK, "%s", err.text);
+    cr_assert_eq(ti_checkpoint_open(models[i], &c, &ck, &err), TI_OK, "%s", err.text);
+    if (i) cr_assert_eq(ti_placement_identity(c.moe.n_expert, 0, &p, &err), TI_OK);
+    for (int l = 0; l < 8; l++) layers[l] = p;
+    cr_assert_eq(k->open(&(ti_dev_options){.threads = 1}, &dev, &err), TI_OK, "%s", err.text);
+    const ti_weights_options o = {.model = &c, .ckpt = ck, .kernels = k, .dev = dev, .mesh = {1, 1, 1, 1, 1}, .placement = layers, .to_fp8 = true};
+    cr_assert_eq(ti_weights_load(&o, &w, &err), TI_OK, "%s", err.text);
+    const ti_layer_weights *lw = &w.layer[c.n_layer - 1];
+    cr_assert(w.embed.dtype == TI_BF16 && w.lm_head.dtype == TI_BF16);
+    cr_assert(lw->o.dtype == TI_E4M3 && (i ? lw->experts.down[0] : lw->down).dtype == TI_E4M3);
+    if (i) cr_assert(lw->router.dtype != TI_E4M3, "%s", ti_dtype_name(lw->router.dtype));
+    ti_weights_fini(&w);
+    k->close(dev);
+    ti_placement_destroy(p);
+    ti_checkpoint_close(ck);
+  }
+}
