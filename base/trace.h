@@ -18,8 +18,8 @@ void ti_trace_track(ti_trace *t, int tid, const char *name);
 // name and cat are static strings; any thread; NULL trace = nothing. t0_ns, t1_ns from ti_mono_ns. step and layer < 0 are left out.
 // t1_ns == t0_ns makes an instant.
 void ti_trace_span(ti_trace *t, int tid, const char *name, const char *cat, uint64_t t0_ns, uint64_t t1_ns, int64_t step, int layer);
-// What a piece of a step must do at least, for reports (category "cost"): all of its occurrences in the step together. limit_us: how long the device
-// needs for it at best, 0: not known.
+// What a piece of a step must do at least, for reports (category "cost"): one occurrence, the mean of those in the step. limit_us: how long the
+// device needs for it at best, 0: not known.
 typedef struct ti_trace_cost {
   const char *name;  // that of the piece's spans; static text
   int64_t step;

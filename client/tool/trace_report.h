@@ -76,7 +76,7 @@ typedef struct ti_trace_span {  // of a device, sorted by rank and begin
   int64_t step;
   int rank, kind;
 } ti_trace_span;
-typedef struct ti_trace_cost_event {
+typedef struct ti_trace_cost_event {  // of one span
   int64_t step;
   int rank, kind, rows;
   double bytes, flops, limit_us;

@@ -61,12 +61,14 @@ static void sum_step(const ti_trace_summary *s, ti_trace_steps *t, const ti_trac
     p->us += v[i].t1 - v[i].t0;
     if (i) p->gap_us += v[i].t0 - v[i - 1].t1;
   }
-  for (size_t i = 0; i < n_cost; i++) {
-    ti_trace_piece *p = piece_of(s, t, c[i].kind);
-    if (!p->n) continue;  // what another piece did
-    p->bytes += c[i].bytes;
-    p->flops += c[i].flops;
-    p->limit_us += c[i].limit_us;
+  for (size_t i = 0; i < n; i++) {
+    ti_trace_piece *p = piece_of(s, t, v[i].kind);
+    for (size_t k = 0; k < n_cost; k++)
+      if (c[k].kind == v[i].kind) {
+        p->bytes += c[k].bytes;
+        p->flops += c[k].flops;
+        p->limit_us += c[k].limit_us;
+      }
   }
 }
 
@@ -133,7 +135,6 @@ void ti_trace_print_steps(const ti_trace_summary *s, FILE *to) {
             t->rows == 1 ? "" : "s", (unsigned long long)t->n_step, "piece", "count", "us", "gap us", "share", "MB", "GFLOP", "limit us", "of it");
     for (int k = 0; k < t->n_piece; k++) {
       const ti_trace_piece *p = &t->piece[k];
-      if (!p->n) continue;
       print_row(to, p->name, (double)p->n / n, p->us / n, p->gap_us / n, p->bytes / n, p->flops / n, p->limit_us / n, whole);
       sum.n += p->n;
       sum.us += p->us;
