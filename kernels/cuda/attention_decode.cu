@@ -24,12 +24,12 @@
 // What attention adds behind an append, layer after layer (the form before: no early reads, a block an item):
 //   32/8, dim 128, 64 x 192   17.2 us, 70% (22.4)     64 x 256  19.9 us, 80% (23.4)     256 x 200  59.1 us, 85% (75.9)     E4M3 64 x 192 17.2 (19.0)
 //   32/4, dim 64, 1 x 64, 200, 512, 2,048   3.4, 4.0, 5.3, 6.6 us (4.0, 4.9, 6.0, 7.7)     256 x 200  21.6 us, 60% (26.0)
-// Short contexts are bound by the math warps' latency, not by memory: stamps of %clock in that chain (dim 128, 64 x 192, two blocks a multiprocessor) put
-// 1.0 us between the predecessor's end and q, then 4.7 us an item: a span is 0.4 scores, 0.5 maxima and p (two barriers), 0.6 values, 0.3 fold, with
-// K and V there already. Tried and left: 8 math warps (each step hardly shorter, barriers and folds dearer: 18.1 us; batch 1 4.7); the second item's
-// pages into L2 while the predecessor runs (20.7 us; 64 x 1,024 86 us for 66: the prefetches queue before the loads). E4M3 at 4,096 places was 285 us in
-// the form before, for a reason not found (a ring of 4 or 6 stages is the same). The next 10%: two items in the math warps at once, so that one's
-// barriers pass while the other multiplies.
+// Short contexts are bound by the math warps' latency, not by memory: stamps of %clock in that chain (dim 128, 64 x 192, two blocks a
+// multiprocessor) put 1.0 us between the predecessor's end and q, then 4.7 us an item: a span is 0.4 scores, 0.5 maxima and p (two barriers), 0.6
+// values, 0.3 fold, with K and V there already. Tried and left: 8 math warps (each step hardly shorter, barriers and folds dearer: 18.1 us; batch 1
+// 4.7); the second item's pages into L2 while the predecessor runs (20.7 us; 64 x 1,024 86 us for 66: why was not looked into; the stamps are of
+// that variant). E4M3 at 4,096 places was 285 us in the form before, for a reason not found (a ring of 4 or 6 stages is the same). The next 10%: two
+// items in the math warps at once, so that one's barriers pass while the other multiplies.
 #include "kernels/cuda/attention.cuh"
 
 enum { ROWS = 16, WARPS = 4, KEYS = SPAN / WARPS / 8, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8, MAX_STAGES = 8 };

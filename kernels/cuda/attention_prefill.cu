@@ -15,15 +15,15 @@
 // fetches K and V of the next tile, warps 9-11 its Q (by TMA, a box of 128 packed rows) and what its rows attend, while the math warps end this one.
 //
 // Measured on an H200 (lab_attention, causal, TFLOP/s of the products that causality leaves):
-//   dim 128: 16,384 rows, 16/16 heads 543-555; 4,096 rows, 32/8 487-489; 8 x 2,048, 32/8 333-363; 512 rows behind 7,680 places 438-480; 512 rows 97-107
+//   dim 128: 16,384 rows, 16/16 heads 543-555; 4,096 rows, 32/8 487-489; 8 x 2,048, 32/8 333-363; 512 behind 7,680 places 438-480; 512 alone 97-107
 //   dim 64:  8 x 2,048, 32/4 234-257           (two runs; a block a tile, as before: 561, 432, 318-328, 466-488, 96-100; 221-238)
-// Stamps of %clock, cycles of a span at dim 128: 1,030 softmax, 1,230 to issue p V and Q K (the two groups share the tensor cores: they need 2,048 for
-// both), 460 fold, 900 waits and bookkeeping; every fourth span 1,200 more to fold the chunk into shared memory. A tile's change costs 3,000 (11,000
-// when loading Q divided by the group for each 16 bytes and masks were 64-bit shifts). Tried and left: turns at the tensor cores by named barriers
-// (softmax alone then takes 1,330: 493, 340 and 444 at 4,096, 8 x 2,048 and 7,680; dim 64 236); Q K (s + 1) before p V (s), so that softmax runs over p V
-// (spills at dim 128; 412; dim 64 202). The compiler must not know the wgmma descriptors (`opaque`): else it keeps one a step and spills. The next
-// 10%: the chunk's fold without shared memory (no room in registers at dim 128), or softmax's maxima of one row under the exponentials of another.
-// E4M3 and dim 256 take decode's form for chunks.
+// Stamps of %clock, cycles of a span at dim 128: 1,030 softmax, 1,230 to issue p V and Q K (the two groups share the tensor cores: they need 2,048
+// for both), 460 fold, 900 waits and bookkeeping; every fourth span 1,200 more to fold the chunk into shared memory. A tile's change costs 3,000
+// (11,000 when loading Q divided by the group for each 16 bytes and masks were 64-bit shifts). Tried and left: turns at the tensor cores by named
+// barriers (softmax alone then takes 1,330: 493, 340 and 444 at 4,096, 8 x 2,048 and 7,680; dim 64 236); Q K (s + 1) before p V (s), so that softmax
+// runs over p V (spills at dim 128; 412; dim 64 202). The compiler must not know the wgmma descriptors (`opaque`): else it keeps one a step and
+// spills. The next 10%: the chunk's fold without shared memory (no room in registers at dim 128), or softmax's maxima of one row under the
+// exponentials of another. E4M3 and dim 256 take decode's form for chunks.
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/tensor_map.h"
 
