@@ -17,6 +17,7 @@
 // products alone would be 256 and 512; a launch costs 2.9 us and 1.3 to its first product. The next step there, not measured: rows of W as wgmma's M
 // with all 128 rows of A as its N, and the two warpgroups on alternate blocks of K.
 #include "kernels/cuda/gemm_fp8.h"
+#include "kernels/cuda/gemm_fp8_mid.h"
 #include "kernels/cuda/gemm_fp8_tile.cuh"
 
 // A tile's shape and what it costs (microseconds, H200, lab_gemm_fp8): a block of 128 of K while all SMs work, and a tile's end.
@@ -49,6 +50,8 @@ static float cost_us(const shape *s, const ti_gemm_fp8_args *a, int n_sm) {
 }
 
 extern "C" ti_status ti_cuda_gemm_fp8(ti_dev *d, const ti_gemm_fp8_args *a) {
+  const ti_fp8_mid_plan mid = ti_cuda_fp8_mid_plan(a->m, a->n, a->k, d->deterministic, d->n_sm);
+  if (mid.columns != 0) return ti_cuda_fp8_mid(d, a, &mid);
   const shape *best = NULL;
   float best_us = 0;
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
