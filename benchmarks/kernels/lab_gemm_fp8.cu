@@ -206,7 +206,7 @@ static void checks(lab *l) {
   check_mid(l);
   check_rows(l, 576, 1536);
   check_rows(l, 4096, 1024);
-  check_rows(l, 7168, 2048);
+  check_rows(l, 11264, 2048);
   printf("checks: %d failed\n", l->failed);
 }
 

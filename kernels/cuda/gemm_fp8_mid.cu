@@ -1,25 +1,37 @@
-// FP8 GEMM of up to 128 rows (gemm_fp8_small.cu takes 64 and fewer): W is read once, in one wave of blocks, and the products hide behind the reading.
+// FP8 GEMM of up to 128 rows (gemm.c sends 65 and more here, gemm_fp8_small.cu takes the others): W is read once, and all else hides behind it.
 //
 //   grid (split, n / NT): the `split` blocks of a cluster share a tile of out and cut K
 //
-//                K ->                       a block: 9 warps
-//            +---------+---------+            one thread  --TMA--> ring, all of shared memory:  W [NT][128]   wgmma's B: its columns are out's
-//   NT rows  | block 0 | block 1 |                                                              x [128][128]  wgmma's A: 64 rows a warpgroup
+//                K ->                       a block: 8 math warps, one that loads
+//            +---------+---------+            one thread  --TMA--> ring, all of shared memory:  W [NT][128]   wgmma's B
+//   NT rows  | block 0 | block 1 |                                                              x [128][128]  wgmma's A, 64 rows a warpgroup
 //   of W     +---------+---------+                                                              128 scales of x
-//              |   sums    |                  warpgroups 0, 1: for each stage
-//              v   fp32    v                    the next stage's 4 wgmma begin | wait for this one's | sum += acc * (scale of the row * of the block)
+//              |  sums   |                    warpgroups 0, 1, a stage at a time:
+//              v  fp32   v                      the next stage's 4 wgmma begin | wait for this one's | sum += acc * (scale of the row * of the block)
 //            columns     columns
-//            0..NT/2-1   NT/2..               split 2: a block sends the columns that it does not own from registers (st.async), adds what comes,
-//                                             and writes bf16. Larger splits: groups of 8 columns in turn, all parts through shared memory.
+//            0..NT/2-1   NT/2..               split 2: a block sends the columns that it does not own from registers (st.async), adds what comes, and
+//                                             writes bf16, 16 bytes a lane. More: groups of 8 columns in turn, all parts by way of shared memory.
+//                                             Whole K: no exchange, and where the tiles are more than the SMs a block takes several of them.
 //
 // Bits: the order of sums depends on `split` alone; whole K is gemm_fp8_tile.cuh's order.
-// Latency: one thread begins the loads with nothing before them but the barriers they need; with d->pdl W's first ring goes out before the op before
-// has ended. The scales of x are plain copies, and W's lie in shared memory: each tensor map less is a read of memory less before the first product.
+// Latency: one thread begins the loads, with nothing before them but the barriers that they need; with d->pdl W's first ring goes out before the op
+// before has ended. The scales of x are plain copies: a tensor map less to be fetched before the first product.
 //
-// What bounds it (H200, m 128, by clocks in the kernel at 1.7 GHz; (4096, 7168), 64 columns, split 2): of 11.7 us in the blocks 3.4 pass before the
-// first products (2.2 where W and x lie in L2), 28 stages take 414 cycles each (354 without their loads, 256 in the tensor cores alone), the end
-// 1,900: 350 to send, 850 until the other block's sums are there, 700 to write (since then 16 bytes a lane). Loads alone, without products, take 9.0
-// us, as a plain read does.
+// H200, lab_gemm_fp8, m 128: us (x cuBLASLt with the same scales; of the copy), and what gemm_fp8_tile.cuh took in the same hour:
+//      4096,  7168   14.6 (1.36x, 51%)  16.1        28672,  4096   35.7 (0.99x, 83%)  37.9        2112,  7168   12.4 (1.49x, 32%)  14.1
+//      6144,  4096   13.7 (1.24x, 47%)  15.4         4096,  4096   11.5 (1.45x, 38%)  12.3        2048,  5632   11.5 (1.50x, 26%)  12.5
+//      4096, 14336   21.7 (1.11x, 67%)  24.7        11264,  2048   12.9 (0.95x, 48%)  13.1        2560,  2048    8.4 (1.35x, 17%)   9.1
+//      7168, 16384   37.3 (1.05x, 77%)  38.3          576,  7168    9.2 (1.90x, 12%)  10.3        2048,  2048    8.3 (1.37x, 14%)   9.0
+// What bounds it, by clocks in the kernel at 1.7 GHz, before the last two changes ((4096, 7168), 64 columns, split 2): of 11.7 us in the blocks 3.8
+// passed before the first product (2.5 where everything lies in L2 and x is not waited for: barriers, tensor maps, cold code), 28 stages took 414
+// cycles each (354 without their loads, 256 in the tensor cores alone), the end 1,900: 350 to send, 850 until the other block's sums were there, 700
+// to write. Loads without products took 9.0 us, as a plain read does: the products hide, the ends do not.
+// Tried and left: x by multicast to two or four tiles (nothing to 4 % slower); larger tiles with K cut in three or four (the exchange: st.async moves
+// 23 bytes a cycle and SM, 18 us where 64 columns take 15; clusters of 4 fit 30 times, of 3 39 times); the sums' exchange by bulk copies (0.1 us
+// either way); two accumulators less (630 to 720 cycles a stage of 72 columns); scales by shuffles and selects a group of columns (the same); W into
+// L2 ahead by bulk prefetch (0.1 us while the first load was late, nothing since); tiles of 192 to 256 columns in two products (slower than several
+// of 96 to 128). The next 10 %: the start. W's first stage would have to be asked for without a tensor map, and the code to be there; and 132 SMs in
+// place of 128.
 #include "kernels/cuda/gemm_fp8_mid.h"
 
 #include <assert.h>
@@ -43,6 +55,7 @@ typedef struct mid_params {
   int load_rows;       // of x that a stage holds: m, or a few more
   int split;           // the cluster's size
   int n_kb, n_longer;  // stages along K of a block; the first n_longer blocks of a cluster have one more
+  int n_tile, n_more;  // tiles of a block, gridDim.y apart; the first n_more have one more
   int per, inv;        // groups of 8 columns that a block of a split tile sums up, at most; 65536 / split, rounded up
   int stages;
   int xs, ws, bars, red;  // byte offsets behind the ring's stages: scales of x and of W, barriers, partial sums of the cluster's blocks
@@ -75,8 +88,9 @@ struct mid_tile {
 
 // Where a block stands.
 typedef struct mid_block {
-  int part;  // in the cluster
-  int n0, kb0, n_kb;
+  int part;                // in the cluster
+  int n0, n_step, n_tile;  // first column of the first tile, columns from one to the next
+  int kb0, n_kb;
 } mid_block;
 
 // What the loading thread needs.
@@ -102,16 +116,25 @@ TI_DEV uint32_t mid_bytes(const mid_params &p) {
   return (uint32_t)(T::W_BYTES + p.load_rows * MID_K + p.x_ld * 4);
 }
 
+// Where a loading thread stands: the tile's first column, and the stage of its K.
+typedef struct mid_walk {
+  int n0, kb;
+} mid_walk;
+TI_DEV void mid_next(mid_walk *w, const mid_block &b) {
+  if (++w->kb == b.n_kb) w->kb = 0, w->n0 += b.n_step;
+}
+
 // The first ring, by one thread and before anything else in the block: W alone where another op may still write x.
 template <class T>
 TI_DEV void mid_load_first(const mid_params &p, const mid_block &b, const mid_loader &l) {
-  const int ring = b.n_kb < p.stages ? b.n_kb : p.stages;
+  const int total = b.n_kb * b.n_tile, ring = total < p.stages ? total : p.stages;
+  mid_walk to = {b.n0, 0};
 #pragma unroll 1
-  for (int kb = 0; kb < ring; kb++) {
-    const uint32_t stage = l.base + (uint32_t)(kb * T::STAGE), bar = l.full + 8u * (uint32_t)kb;
+  for (int i = 0; i < ring; i++, mid_next(&to, b)) {
+    const uint32_t stage = l.base + (uint32_t)(i * T::STAGE), bar = l.full + 8u * (uint32_t)i;
     ti_swap_expect(bar, mid_bytes<T>(p));
-    mid_load_w(l, stage, bar, b.kb0 + kb, b.n0);
-    if (!p.early) mid_load_x<T>(p, l, stage, bar, kb, b.kb0 + kb);
+    mid_load_w(l, stage, bar, b.kb0 + to.kb, to.n0);
+    if (!p.early) mid_load_x<T>(p, l, stage, bar, i, b.kb0 + to.kb);
   }
 }
 
@@ -119,18 +142,20 @@ TI_DEV void mid_load_first(const mid_params &p, const mid_block &b, const mid_lo
 template <class T>
 TI_DEV void mid_load(const mid_params &p, const mid_block &b, const mid_loader &l) {
   const uint32_t empty = l.full + 8u * (uint32_t)p.stages;
-  ti_griddep_wait();
+  const int total = b.n_kb * b.n_tile;
+  mid_walk to = {b.n0, 0};
   int at = 0;
-  uint32_t parity = p.early;
+  uint32_t parity = 1;
+  ti_griddep_wait();
 #pragma unroll 1
-  for (int kb = p.early ? 0 : p.stages; kb < b.n_kb; kb++) {
+  for (int i = 0; i < total; i++, mid_next(&to, b)) {
     const uint32_t stage = l.base + (uint32_t)(at * T::STAGE), bar = l.full + 8u * (uint32_t)at;
-    const bool later = kb >= p.stages;
+    const bool later = i >= p.stages;
     if (later) mid_wait(empty + 8u * (uint32_t)at, parity);
-    if (ti_elect()) {
+    if ((later || p.early) && ti_elect()) {
       if (later) ti_swap_expect(bar, mid_bytes<T>(p));
-      mid_load_x<T>(p, l, stage, bar, at, b.kb0 + kb);
-      if (later) mid_load_w(l, stage, bar, b.kb0 + kb, b.n0);
+      mid_load_x<T>(p, l, stage, bar, at, b.kb0 + to.kb);
+      if (later) mid_load_w(l, stage, bar, b.kb0 + to.kb, to.n0);
     }
     __syncwarp();
     if (++at == p.stages) at = 0, parity ^= 1;
@@ -180,15 +205,17 @@ typedef struct mid_pos {
   uint32_t parity;
 } mid_pos;
 
-// The block's stages: sum = x W^T.
+// The stages of the block's tile `tile`, which begin at `at`: sum = x W^T.
 template <class T>
-TI_DEV void mid_multiply(uint32_t base, const mid_params &p, const mid_block &b, int warp_row, int wg, float (&sum)[4 * T::GROUPS]) {
-  const int lane = (int)threadIdx.x & 31, off = b.n0 % 128, n_kb = b.n_kb, stages = p.stages;
+TI_DEV void mid_multiply(uint32_t base, const mid_params &p, const mid_block &b, int tile, mid_pos &at, int warp_row, int wg,
+                         float (&sum)[4 * T::GROUPS]) {
+  const int lane = (int)threadIdx.x & 31, off = (b.n0 + tile * b.n_step) % 128, n_kb = b.n_kb, stages = p.stages;
   const uint32_t full = mid_keep(base + (uint32_t)p.bars), xs0 = base + (uint32_t)(p.xs + (warp_row + lane / 4) * 4);
   const uint32_t to_empty = mid_keep(8u * (uint32_t)stages), end = full + to_empty, x_at = T::W_BYTES + (uint32_t)(wg * 64 * MID_K);
-  uint32_t ws = mid_keep(base + (uint32_t)p.ws);
-  const int n_tell = lane == 0 ? n_kb - stages : 0;  // stages that will be loaded again
-  mid_pos at = {base, full, xs0, 0};
+  uint32_t ws = mid_keep(base + (uint32_t)(p.ws + tile * n_kb * (4 * T::BLOCKS)));
+  const int n_tell = lane == 0 ? n_kb * (b.n_tile - tile) - stages : 0;  // stages that will be loaded again
+#pragma unroll
+  for (int i = 0; i < 4 * T::GROUPS; i++) sum[i] = 0;
   const auto next = [&](mid_pos &q) {
     q.stage += T::STAGE, q.bar += 8, q.xs += T::S_BYTES;
     if (q.bar == end) q.stage = base, q.bar = full, q.xs = xs0, q.parity ^= 1;
@@ -242,6 +269,7 @@ TI_DEV void mid_multiply(uint32_t base, const mid_params &p, const mid_block &b,
   } else {
     promote(none, a, q, scales(q), kb);
   }
+  next(at);
 }
 
 // A warp's 16 rows of N groups of 8 columns to out, as bf16 and 16 bytes a lane, through pieces of 512 bytes of its own, `stride` apart, that hold
@@ -268,13 +296,7 @@ TI_DEV void mid_write(uint8_t *piece, int stride, const float (&v)[4 * N], const
           *(const uint4 *)(piece + group / 2 * stride + row * 32 + group % 2 * 16);
     }
   }
-}
-
-// Whole K here: out through the ring, which is empty once both warpgroups are here.
-template <class T>
-TI_DEV void mid_store(uint8_t *smem, const mid_params &p, const float (&sum)[4 * T::GROUPS], int warp_row, int n0) {
-  ti_bar_sync(1, MID_MATH);
-  mid_write<T::GROUPS>(smem + threadIdx.x / 32 * (T::HALF * 512), 512, sum, p, warp_row, n0);
+  __syncwarp();
 }
 
 // Rows r and r + 8 of a group of 8 columns to out.
@@ -351,20 +373,27 @@ TI_DEV void mid_math(uint8_t *smem, uint32_t base, const mid_params &p, const mi
   const int lane = (int)threadIdx.x & 31, warp = (int)ti_swap_uniform(threadIdx.x / 32), wg = warp / 4;
   const int warp_row = wg * 64 + warp % 4 * 16, last_n = (p.n - 1) / 128;
   float *ws = (float *)(smem + p.ws);
-  for (int i = (int)threadIdx.x; i < b.n_kb * T::BLOCKS; i += MID_MATH) {
-    const int block = b.n0 / 128 + i % T::BLOCKS;
-    ws[i] = __ldg(p.w_scale + (block < last_n ? block : last_n) * p.w_ld + b.kb0 + i / T::BLOCKS);
+  for (int i = (int)threadIdx.x; i < b.n_tile * b.n_kb * T::BLOCKS; i += MID_MATH) {
+    const int stage = i / T::BLOCKS, tile = b.n_tile > 1 ? stage / b.n_kb : 0, block = (b.n0 + tile * b.n_step) / 128 + i % T::BLOCKS;
+    ws[i] = __ldg(p.w_scale + (block < last_n ? block : last_n) * p.w_ld + b.kb0 + stage - tile * b.n_kb);
   }
   float sum[4 * T::GROUPS];
-#pragma unroll
-  for (int i = 0; i < 4 * T::GROUPS; i++) sum[i] = 0;
+  mid_pos at = {base, base + (uint32_t)p.bars, base + (uint32_t)(p.xs + (warp_row + lane / 4) * 4), 0};
   if (p.split > 1) ti_cluster_wait();
   ti_bar_sync(1, MID_MATH);
-  mid_multiply<T>(base, p, b, warp_row, wg, sum);
+  if (p.split == 1) {  // whole K: tile by tile, while the next one's stages arrive; the last one's staging may be the ring, which is then empty
+#pragma unroll 1
+    for (int tile = 0; tile < b.n_tile; tile++) {
+      mid_multiply<T>(base, p, b, tile, at, warp_row, wg, sum);
+      ti_griddep_wait();
+      if (p.red == 0) ti_bar_sync(1, MID_MATH);
+      mid_write<T::GROUPS>(smem + p.red + warp * (T::HALF * 512), 512, sum, p, warp_row, b.n0 + tile * b.n_step);
+    }
+    return;
+  }
+  mid_multiply<T>(base, p, b, 0, at, warp_row, wg, sum);
   ti_griddep_wait();
-  if (p.split == 1) {
-    mid_store<T>(smem, p, sum, warp_row, b.n0);
-  } else if (p.split > 2) {
+  if (p.split > 2) {
     mid_reduce<T>(smem, base, p, b, sum, warp_row + lane / 4);
   } else if (b.part == 0) {
     mid_exchange<T, 0, T::HALF, T::HALF, T::GROUPS>(smem, base, p, b, sum, warp_row);
@@ -381,7 +410,7 @@ static __global__ void __launch_bounds__(T::THREADS, 1)
   const int warp = (int)ti_swap_uniform(threadIdx.x / 32);
   mid_block b;
   b.part = (int)blockIdx.x;  // clusters lie along x
-  b.n0 = (int)blockIdx.y * T::NT;
+  b.n0 = (int)blockIdx.y * T::NT, b.n_step = (int)gridDim.y * T::NT, b.n_tile = p.n_tile + ((int)blockIdx.y < p.n_more);
   const bool longer = b.part < p.n_longer;
   b.kb0 = b.part * p.n_kb + (longer ? b.part : p.n_longer), b.n_kb = p.n_kb + longer;
   const mid_loader l = {&w, &x, base, base + (uint32_t)p.bars};
@@ -423,7 +452,7 @@ typedef struct mid_kernel {
   int threads, blocks;
 } mid_kernel;
 
-#define MID_LIST(X) X(64) X(80) X(96) X(128)
+#define MID_LIST(X) X(64) X(80) X(96) X(112) X(128)
 
 static mid_kernel kernel_for(int columns) {
 #define MID_CASE(nt) \
@@ -434,15 +463,18 @@ static mid_kernel kernel_for(int columns) {
 
 extern "C" bool ti_cuda_fp8_mid_takes(const ti_fp8_mid_plan *p) { return kernel_for(p->columns).run != NULL && p->split >= 1 && p->split <= 8; }
 
-// Measured on an H200 (lab_gemm_fp8): a stage of K while all SMs work, a launch's rest, and what a cut of K adds to it, microseconds.
+// Measured on an H200 (lab_gemm_fp8): a stage of K while all SMs work, and a launch's rest, microseconds.
 static const struct {
   int columns;
   float stage_us, rest_us;
-} costs[] = {{64, 0.268f, 6.0f}, {80, 0.29f, 6.4f}, {96, 0.31f, 6.6f}, {128, 0.38f, 7.2f}};
-static const float split_us[] = {0, 0, 1.0f, 1.2f, 1.9f};
-static const int fit[] = {0, 132, 66, 39, 30};  // clusters that run at once on 132 SMs: a cluster's SMs share a GPC
-#define MID_LEAST 5000000                       // weights below it: gemm_fp8.cu's tiles
-#define MID_RATE 4.0e6f                         // bytes of W a microsecond
+} costs[] = {{64, 0.268f, 6.0f}, {80, 0.29f, 6.4f}, {96, 0.31f, 6.6f}, {112, 0.36f, 6.9f}, {128, 0.38f, 7.2f}};
+// What a cut of K adds at 64 columns, and how many clusters run at once on 132 SMs (a cluster's SMs share a GPC).
+static const float split_us[] = {0, 0, 1.0f, 1.3f, 1.6f, 1.6f, 1.6f, 1.6f, 1.6f};
+static const int fit[] = {0, 132, 66, 39, 30, 22, 17, 15, 15};
+#define MID_RATE 4.0e6f    // bytes of W a microsecond
+#define MID_LEAST 4000000  // weights below these, whole K or cut: gemm_fp8.cu's tiles are no slower
+#define MID_LEAST_WHOLE 20000000
+#define MID_LEAST_K 2048  // of several tiles a block
 
 extern "C" ti_fp8_mid_plan ti_cuda_fp8_mid_plan(int m, int n, int k, bool deterministic, int n_sm) {
   ti_fp8_mid_plan best = {};
@@ -450,10 +482,12 @@ extern "C" ti_fp8_mid_plan ti_cuda_fp8_mid_plan(int m, int n, int k, bool determ
   if (m > MID_ROWS || k > MID_MOST_K || (int64_t)n * k < MID_LEAST) return best;
   for (size_t i = 0; i < sizeof costs / sizeof *costs; i++) {
     const int tiles = (n + costs[i].columns - 1) / costs[i].columns, stages = (k + MID_K - 1) / MID_K;
-    for (int split = 1; split <= (deterministic ? 1 : 4) && 2 * split <= stages; split++) {
-      if (tiles > fit[split] * n_sm / 132) continue;  // one wave
-      const float work = (float)((stages + split - 1) / split) * costs[i].stage_us, memory = (float)n * (float)k / MID_RATE;
-      const float us = (work > memory ? work : memory) + costs[i].rest_us + split_us[split];
+    for (int split = 1; split <= (deterministic ? 1 : 8) && 2 * split <= stages; split++) {
+      const int at_once = fit[split] * n_sm / 132, rounds = at_once > 0 ? (tiles + at_once - 1) / at_once : INT32_MAX;
+      if (rounds > 1 && (split > 1 || rounds > 4 || k < MID_LEAST_K)) continue;
+      if (split == 1 && (int64_t)n * k < MID_LEAST_WHOLE) continue;
+      const float work = (float)(rounds * ((stages + split - 1) / split)) * costs[i].stage_us, memory = (float)n * (float)k / MID_RATE;
+      const float us = (work > memory ? work : memory) + costs[i].rest_us + split_us[split] * (float)costs[i].columns / 64.0f;
       if (best.columns == 0 || us < best_us) best = {costs[i].columns, split}, best_us = us;
     }
   }
@@ -470,16 +504,18 @@ extern "C" ti_status ti_cuda_fp8_mid(ti_dev *d, const ti_gemm_fp8_args *a, const
   p.load_rows = (a->m + 7) / 8 * 8;
   const int groups = nt / 8, kb_most = (n_kb + p.split - 1) / p.split;
   p.per = (groups + p.split - 1) / p.split, p.inv = (65536 + p.split - 1) / p.split;
-  const int stage = nt * MID_K + MID_ROWS * MID_K, scales = (kb_most * kernel.blocks * 4 + 127) & ~127;
-  const int red = p.split == 1 ? 0 : (p.split == 2 ? 1 : p.split) * p.per * MID_MATH * 16;
+  const int tiles = (a->n + nt - 1) / nt, rounds = p.split == 1 ? (tiles + d->n_sm - 1) / d->n_sm : 1, grid = (tiles + rounds - 1) / rounds;
+  p.n_tile = tiles / grid, p.n_more = tiles % grid;
+  const int stage = nt * MID_K + MID_ROWS * MID_K, scales = (rounds * kb_most * kernel.blocks * 4 + 127) & ~127;
+  const int red = p.split > 2 ? p.split * p.per * MID_MATH * 16 : p.split == 2 ? p.per * MID_MATH * 16 : rounds > 1 ? (nt + 8) / 16 * 4096 : 0;
   const int room = SMEM_BLOCK - 256 - red - scales, most = room / (stage + MID_ROWS * 4 + 16);
   p.stages = most < MID_STAGES ? most : MID_STAGES;
-  if (p.stages > kb_most) p.stages = kb_most;
+  if (p.stages > rounds * kb_most) p.stages = rounds * kb_most;
   const int ring = p.stages * stage;  // of whole K its outputs are 256 bytes a column: no more than a stage
   p.xs = ring, p.ws = p.xs + p.stages * MID_ROWS * 4, p.bars = p.ws + scales;
-  p.red = (p.bars + 16 * p.stages + 8 + 127) & ~127;
-  const int smem = p.red + red;
-  assert((p.stages >= 2 || kb_most == 1) && smem <= SMEM_BLOCK);
+  const int behind = (p.bars + 16 * p.stages + 8 + 127) & ~127, smem = behind + red;
+  p.red = red > 0 ? behind : 0;
+  assert((p.stages >= 2 || rounds * kb_most == 1) && smem <= SMEM_BLOCK);
 
   CUtensorMap w, x;
   const int64_t dim_w[] = {a->k, a->n}, dim_x[] = {a->k, a->m}, ld = a->k;
@@ -490,7 +526,7 @@ extern "C" ti_status ti_cuda_fp8_mid(ti_dev *d, const ti_gemm_fp8_args *a, const
   }
   cudaLaunchAttribute at[2];
   cudaLaunchConfig_t l = {};
-  l.gridDim = dim3((unsigned)p.split, (unsigned)((a->n + nt - 1) / nt));
+  l.gridDim = dim3((unsigned)p.split, (unsigned)grid);
   l.blockDim = dim3((unsigned)kernel.threads);
   l.dynamicSmemBytes = (size_t)smem;
   l.stream = d->stream;

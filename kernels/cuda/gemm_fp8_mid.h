@@ -1,5 +1,4 @@
-// FP8 GEMM of 65 .. 128 rows: W is read once, in one wave of blocks. gemm_fp8_mid.cu has the picture and the figures; gemm_fp8.cu chooses between
-// this and the large tiles.
+// FP8 GEMM of up to 128 rows: W is read once. gemm_fp8_mid.cu has the picture and the figures; gemm_fp8.cu chooses between this and the large tiles.
 #ifndef TI_KERNELS_CUDA_GEMM_FP8_MID_H
 #define TI_KERNELS_CUDA_GEMM_FP8_MID_H
 #include "kernels/cuda/gemm_fp8.h"
@@ -12,7 +11,6 @@ extern "C" {
 typedef struct ti_fp8_mid_plan {
   int columns;  // of a tile
   int split;    // blocks that share a tile's K, a cluster of 1..8
-  int prefetch, stages;
 } ti_fp8_mid_plan;
 
 // The measured choice; columns 0: this kernel is not for the shape. deterministic: whole K, whose sums are gemm_fp8.cu's, bit by bit.
