@@ -159,6 +159,7 @@ static void check_mid(lab *l) {
       l->dev.pdl = split % 2 == 0;
       check_one(l, 65 + n * 29 % 64, n % 2 ? 576 : 2112, n % 3 ? 1536 : 1168, false, &p);
       check_one(l, 128, 1096, 4096, false, &p);
+      if (split == 1) check_one(l, 100, 2 * l->dev.n_sm * columns + 40, 656, false, &p);  // two and three tiles a block
       l->dev.pdl = false;
       n++;
     }
