@@ -17,11 +17,11 @@
 // Latency: one thread begins the loads, with nothing before them but the barriers that they need; with d->pdl W's first ring goes out before the op
 // before has ended. The scales of x are plain copies: a tensor map less to be fetched before the first product.
 //
-// H200, lab_gemm_fp8, m 128: us (x cuBLASLt with the same scales; of the copy), and what gemm_fp8_tile.cuh took in the same hour:
-//      4096,  7168   14.6 (1.36x, 51%)  16.1        28672,  4096   35.7 (0.99x, 83%)  37.9        2112,  7168   12.4 (1.49x, 32%)  14.1
-//      6144,  4096   13.7 (1.24x, 47%)  15.4         4096,  4096   11.5 (1.45x, 38%)  12.3        2048,  5632   11.5 (1.50x, 26%)  12.5
-//      4096, 14336   21.7 (1.11x, 67%)  24.7        11264,  2048   12.9 (0.95x, 48%)  13.1        2560,  2048    8.4 (1.35x, 17%)   9.1
-//      7168, 16384   37.3 (1.05x, 77%)  38.3          576,  7168    9.2 (1.90x, 12%)  10.3        2048,  2048    8.3 (1.37x, 14%)   9.0
+// H200, lab_gemm_fp8, m 128: us (x cuBLASLt with the same scales; of the copy), and what gemm_fp8_tile.cuh took in the same session:
+//      4096,  7168   14.6 (1.35x, 51%)  16.1        28672,  4096   35.9 (0.99x, 83%)  37.9        2112,  7168   12.3 (1.50x, 32%)  14.1
+//      6144,  4096   13.7 (1.24x, 47%)  15.4         4096,  4096   11.5 (1.45x, 38%)  12.3        2048,  5632   11.5 (1.49x, 26%)  12.5
+//      4096, 14336   21.7 (1.10x, 67%)  24.7        11264,  2048   12.8 (0.96x, 48%)  13.1        2560,  2048    8.2 (1.37x, 18%)   9.1
+//      7168, 16384   36.2 (1.09x, 79%)  38.3          576,  7168    9.2 (1.88x, 13%)  10.3        2048,  2048    8.5 (1.30x, 14%)   9.0
 // What bounds it, by clocks in the kernel at 1.7 GHz, before the last two changes ((4096, 7168), 64 columns, split 2): of 11.7 us in the blocks 3.8
 // passed before the first product (2.5 where everything lies in L2 and x is not waited for: barriers, tensor maps, cold code), 28 stages took 414
 // cycles each (354 without their loads, 256 in the tensor cores alone), the end 1,900: 350 to send, 850 until the other block's sums were there, 700
@@ -484,13 +484,13 @@ extern "C" ti_fp8_mid_plan ti_cuda_fp8_mid_plan(int m, int n, int k, bool determ
     const int tiles = (n + costs[i].columns - 1) / costs[i].columns, stages = (k + MID_K - 1) / MID_K;
     for (int split = 1; split <= (deterministic ? 1 : 8) && 2 * split <= stages; split++) {
       const int at_once = fit[split] * n_sm / 132, rounds = at_once > 0 ? (tiles + at_once - 1) / at_once : INT32_MAX;
-      if (rounds > 1 && (split > 1 || rounds > 4 || k < MID_LEAST_K)) continue;
-      if (split == 1 && (int64_t)n * k < MID_LEAST_WHOLE) continue;
+      if (rounds > 1 && (split > 1 || rounds > 2 || k < MID_LEAST_K)) continue;
       const float work = (float)(rounds * ((stages + split - 1) / split)) * costs[i].stage_us, memory = (float)n * (float)k / MID_RATE;
       const float us = (work > memory ? work : memory) + costs[i].rest_us + split_us[split] * (float)costs[i].columns / 64.0f;
       if (best.columns == 0 || us < best_us) best = {costs[i].columns, split}, best_us = us;
     }
   }
+  if (best.split == 1 && (int64_t)n * k < MID_LEAST_WHOLE) best.columns = 0;
   return best;
 }
 
