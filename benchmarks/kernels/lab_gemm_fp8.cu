@@ -10,6 +10,7 @@
 
 #include "benchmarks/kernels/lab_gpu.h"
 #include "kernels/cuda/gemm_fp8.h"
+#include "kernels/cuda/gemm_fp8_mid.h"
 
 // Products of e4m3 are summed inside the tensor core with about 14 bits below the largest of a step: the bound's share of sum |a w|.
 #define TENSOR_BOUND 0x1p-12
@@ -90,13 +91,14 @@ static lab_mat mat_w(const operands *o, int64_t k) { return (lab_mat){o->wq, TI_
 typedef struct job {
   lab *l;
   ti_gemm_fp8_args a;
+  const ti_fp8_mid_plan *mid;  // a plan of gemm_fp8_mid.cu; NULL: the table's choice
   ti_gemm_fp8_grouped_args g;
   ti_blas_args blas;
   ti_status st;
 } job;
 static void run_ours(void *arg) {
   job *j = (job *)arg;
-  j->st = ti_cuda_gemm_fp8(&j->l->dev, &j->a);
+  j->st = j->mid ? ti_cuda_fp8_mid(&j->l->dev, &j->a, j->mid) : ti_cuda_gemm_fp8(&j->l->dev, &j->a);
 }
 static void run_grouped(void *arg) {
   job *j = (job *)arg;
@@ -111,7 +113,7 @@ static ti_gemm_fp8_args dense(const operands *o, void *out, int64_t ldo, int m, 
 }
 
 // m rows of operands made for `rows` of them: the scales' layout follows m, so each m has its own.
-static void check(lab *l, int m, int n, int k, bool deterministic) {
+static void check_one(lab *l, int m, int n, int k, bool deterministic, const ti_fp8_mid_plan *mid) {
   const int64_t ldo = n + 16, rows = m + 130;
   operands o = make(l, m, n, k, true, 7 + (uint64_t)m);
   void *out = lab_alloc(l, (size_t)(rows * ldo) * 2), *again = lab_alloc(l, (size_t)(rows * ldo) * 2);
@@ -122,6 +124,7 @@ static void check(lab *l, int m, int n, int k, bool deterministic) {
   job j = {};
   j.l = l;
   j.a = dense(&o, out, ldo, m, n, k);
+  j.mid = mid;
   run_ours(&j);
   lab_op(l, j.st, "gemm_fp8");
   j.a.out = again;
@@ -142,6 +145,25 @@ static void check(lab *l, int m, int n, int k, bool deterministic) {
   void *const all[] = {out, again, ref, mag, bad};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) lab_free(l, all[i]);
   drop(l, &o);
+}
+
+static void check(lab *l, int m, int n, int k, bool deterministic) { check_one(l, m, n, k, deterministic, NULL); }
+
+// Every tile and every cut of K that gemm_fp8_mid.cu has, with dependent launch and without.
+static void check_mid(lab *l) {
+  int n = 0;
+  for (int columns = 8; columns <= 256; columns += 8) {
+    for (int split = 1; split <= 8; split++) {
+      const ti_fp8_mid_plan p = {columns, split};
+      if (!ti_cuda_fp8_mid_takes(&p)) continue;
+      l->dev.pdl = split % 2 == 0;
+      check_one(l, 65 + n * 29 % 64, n % 2 ? 576 : 2112, n % 3 ? 1536 : 1168, false, &p);
+      check_one(l, 128, 1096, 4096, false, &p);
+      if (split == 1) check_one(l, 100, 2 * l->dev.n_sm * columns + 40, 656, false, &p);  // two and three tiles a block
+      l->dev.pdl = false;
+      n++;
+    }
+  }
 }
 
 // With `deterministic` the first rows have the same bits whatever m is.
@@ -182,8 +204,10 @@ static void checks(lab *l) {
     check(l, shapes[i][0], shapes[i][1], shapes[i][2], false);
     check(l, shapes[i][0], shapes[i][1], shapes[i][2], true);
   }
+  check_mid(l);
   check_rows(l, 576, 1536);
   check_rows(l, 4096, 1024);
+  check_rows(l, 11264, 2048);
   printf("checks: %d failed\n", l->failed);
 }
 

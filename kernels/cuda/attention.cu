@@ -17,6 +17,7 @@ static attn attn_of(const ti_attention_args *x) {
   a.ldq = x->ldq ? x->ldq : packed;
   a.ldo = x->ldo ? x->ldo : packed;
   a.n_row = b->n_row, a.n_seq = b->n_seq, a.n_head = x->n_head, a.n_kv_head = l->n_kv_head, a.group = x->n_head / l->n_kv_head;
+  a.group_shift = (a.group & (a.group - 1)) == 0 ? __builtin_ctz((unsigned)a.group) : -1;
   a.page_shift = __builtin_ctz((unsigned)l->page_tokens), a.table_stride = b->table_stride, a.n_layer = l->n_layer, a.layer = x->layer;
   a.place = b->place, a.seq = b->seq, a.seq_row0 = b->seq_row0, a.kv_len = b->seq_kv_len, a.kv_first = b->kv_first, a.table = b->block_table;
   a.mask = b->mask;

@@ -14,6 +14,11 @@
 // What a span gives depends on the row and on what stands in the span alone; to fold a span (or chunk) that the row does not attend changes nothing
 // (a = 1, b = 0, o = 0). So a row's bits do not depend on who folds: one block that walks all chunks, or blocks that leave a chunk's (M, L, O) each
 // in scratch for a second kernel; nor on pages, batch, chunked prefill, max_kv_len or the place where a window starts inside a tile of rows.
+//
+// Early reads (attn's `early`). Every kernel of the family waits for its predecessor before it lets its successor start: whoever starts behind one
+// finds all done that was launched before it. Between two of them only the batch's own rows write KV, at places own0 .. of their runs (ti_kv_writes
+// keeps watch), and the batch's arrays come by a copy, which no kernel overlaps. So decode reads the arrays and the places before own0 while its
+// predecessor runs, and waits for q and for what is new.
 #ifndef TI_KERNELS_CUDA_ATTENTION_CUH
 #define TI_KERNELS_CUDA_ATTENTION_CUH
 #include <math_constants.h>
@@ -29,6 +34,7 @@ struct attn {
   const bf16 *q;  // [n_row, n_head, dim], row stride ldq
   int64_t ldq, ldo;
   int n_row, n_seq, n_head, n_kv_head, group;  // group: q heads a kv head
+  int group_shift;                             // its binary logarithm; -1: it is no power of two
   int page_shift, table_stride, n_layer, layer;
   const int32_t *place, *seq, *seq_row0, *kv_len, *kv_first, *table;
   const uint64_t *mask;
@@ -45,6 +51,9 @@ struct attn {
   bool early;                                                       // decode may read the batch's arrays and older KV before its predecessor ends
   int short_rows;                                                   // decode takes the runs of at most so many rows, prefill the others
 };
+
+// The row of a packed row.
+static __device__ __forceinline__ int row_of(const attn &a, int packed) { return a.group_shift >= 0 ? packed >> a.group_shift : packed / a.group; }
 
 // The places that a row attends: lo <= p <= hi, of its own run's places own0 .. 63 on only those in mask.
 struct row_span {
@@ -74,16 +83,15 @@ struct attn_tile {
 static __device__ __forceinline__ void tile_of(const attn &a, int seq, int first, int tile_rows, attn_tile *t) {
   t->seq = seq, t->first = first, t->row0 = a.seq_row0[seq];
   t->n = (a.seq_row0[seq + 1] - t->row0) * a.group;
-  const row_span r0 = row_limits(a, seq, t->row0 + first / a.group);
-  const row_span r1 = row_limits(a, seq, t->row0 + (min(first + tile_rows, t->n) - 1) / a.group);
+  const row_span r0 = row_limits(a, seq, t->row0 + row_of(a, first));
+  const row_span r1 = row_limits(a, seq, t->row0 + row_of(a, min(first + tile_rows, t->n) - 1));
   t->own0 = a.place[t->row0];
   t->lo = r0.lo, t->hi = r1.hi, t->lo_all = r1.lo, t->hi_plain = a.mask ? min(r0.hi, t->own0 - 1) : r0.hi;
 }
 
-// The warp that fetches: K and V of spans s0 .. s1 into the ring, each 64 numbers of the head a box of a page's tokens, pages of which no row attends
-// anything left out. A stage is [HALVES][128 places][128 bytes], swizzled; stage and phase (0 and 1 at
-// first) go on from call to call; SCALES: where in a stage E4M3's scales go (0: none); BOX: numbers a box.
-template <int HALVES, int SCALES, int BOX>
+// Prefill's warp that fetches: K and V of spans s0 .. s1 into the ring, each 64 numbers of the head a box of a page's tokens, pages of which no row
+// attends anything left out. A stage is [HALVES][128 places][128 bytes], swizzled; stage and phase (0 and 1 at first) go on from call to call.
+template <int HALVES>
 static __device__ __forceinline__ void attn_fetch(const attn &a, const CUtensorMap *map, const attn_tile &t, int head, int s0, int s1, uint8_t *ring,
                                                   int n_stage, uint64_t *full, uint64_t *empty, int &stage, uint32_t &phase) {
   const int lane = threadIdx.x % 32, page_tokens = 1 << a.page_shift, box = min(page_tokens, (int)SPAN), boxes = SPAN / box;
@@ -97,29 +105,33 @@ static __device__ __forceinline__ void attn_fetch(const attn &a, const CUtensorM
     const int y = (head << a.page_shift) + (place & (page_tokens - 1)), z = page * a.n_layer + a.layer;
     for (int v = 0; v < 2; v++) {
       ti_mbar_wait(&empty[stage], phase);
-      if (lane == 0) ti_mbar_expect(&full[stage], (uint32_t)(n * box * (HALVES * 128 + (SCALES ? 4 : 0))));
+      if (lane == 0) ti_mbar_expect(&full[stage], (uint32_t)(n * box * HALVES * 128));
       __syncwarp();
       if (mine) {
-        uint8_t *dst = ring + (size_t)stage * (HALVES * SPAN * 128 + (SCALES ? 1024 : 0));
+        uint8_t *dst = ring + (size_t)stage * (HALVES * SPAN * 128);
 #pragma unroll
-        for (int h = 0; h < HALVES; h++) ti_tma_load_3d(dst + h * SPAN * 128 + lane * box * 128, map, &full[stage], BOX * h, y + v * v_row, z);
-        if (SCALES) {
-          const uint8_t *scale = a.kv + (size_t)page * a.page_bytes + a.layer_offset + (v ? a.v_scale_offset : a.k_scale_offset) + (size_t)y * 4;
-          ti_bulk_load(dst + SCALES + lane * box * 4, scale, (uint32_t)box * 4, &full[stage]);
-        }
+        for (int h = 0; h < HALVES; h++) ti_tma_load_3d(dst + h * SPAN * 128 + lane * box * 128, map, &full[stage], 64 * h, y + v * v_row, z);
       }
       if (++stage == n_stage) stage = 0, phase ^= 1;
     }
   }
 }
 
-// Zeros in a stage where no row of the tile looks: what stands there may be anything, and 0 x NaN is NaN. N threads.
-template <int HALVES, int N>
-static __device__ __forceinline__ void attn_clear_outside(uint8_t *v, int s, int lo, int hi) {
-  for (int i = threadIdx.x; i < SPAN * HALVES * 8; i += N) {
-    const int r = i / 8 % SPAN, place = s * SPAN + r;
-    if (place < lo || place > hi) *(uint4 *)(v + (size_t)i / (8 * SPAN) * SPAN * 128 + r * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
+// Zeros in a stage where no row of the tile looks: what stands there may be anything, and 0 x NaN is NaN. STEP: places a product takes at once; of
+// those that no row looks at, it takes none. N threads, this one `thread`.
+template <int HALVES, int STEP, int N>
+static __device__ __forceinline__ void attn_clear_outside(uint8_t *v, int s, int lo, int hi, int thread) {
+  const int r0 = max(lo - s * SPAN, 0), r1 = min(hi - s * SPAN + 1, (int)SPAN);  // looked at
+  const int low = r0 % STEP, high = -r1 & (STEP - 1);
+  for (int i = thread; i < (low + high) * HALVES * 8; i += N) {
+    const int n = i / (HALVES * 8), r = n < low ? r0 - low + n : r1 + n - low;
+    *(uint4 *)(v + i / 8 % HALVES * SPAN * 128 + r * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
   }
+}
+
+// The score of a place that a row does not attend is -inf. at: the place less the row's first; n: how many it attends.
+static __device__ __forceinline__ void drop_outside(float &x, int at, int n) {
+  if ((uint32_t)at >= (uint32_t)n) x = -CUDART_INF_F;
 }
 
 static __device__ __forceinline__ float exp2_fast(float x) {

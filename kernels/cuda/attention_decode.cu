@@ -8,21 +8,31 @@
 //    16 | w0  | w1  | w2  | w3  |  ----------> 16 |w0 |w1 |w2 |w3 |        scores: a warp has 32 places; values: a warp has a quarter of the head.
 //       +-----+-----+-----+-----+  (bf16, shared) +---+---+---+---+        Two block barriers a span (maxima; p); sums stay in registers.
 //
-// Blocks: (run's tile, kv head, part of the sequence). Where there are fewer tiles than the device has room for, blocks share a sequence, chunks of
-// 512 places each: up to 8 blocks are a cluster and fold through distributed shared memory; more leave their chunks in scratch for
-// attention_combine.cu. Blocks beyond a sequence's length end at once, so a launch made for max_kv_len serves any length.
+// Blocks: items (run's tile, kv head), parts of the sequence. Where there are fewer tiles than the device has room for, blocks share a sequence,
+// chunks of 512 places each: up to 8 blocks are a cluster and fold through distributed shared memory; more leave their chunks in scratch for
+// attention_combine.cu. Blocks beyond a sequence's length end at once, so a launch made for max_kv_len serves any length. Where short sequences are
+// more than the device has room for, blocks stay: the fetch warp is at the next item while the others are at this one.
 //
-// Measured on an H200 (lab_attention, one run, copy 4.254 TB/s; an empty kernel is 2.75 us of each; the first row moved between 506 and 543 us from
-// run to run with the same code):
-//   64/8 heads, dim 128, 128 x 4,096 places   513 us, 99% of copy; E4M3 285 us, 92%        32/8, 1 x 131,072    146 us, 86%
-//   32/8, 16 x 4,096                           76 us, 83%                                  32/8, 8 x 32,768     271 us, 93%
-//   32/4, dim 64, 64 x 2,048, pages of 16, 64  43.4 us (73%), 42.2 us (75%): short of 80%  32/4, 256 x 256     27.4 us, 60%
-//   batch 1, 22 in a graph, 32/4, dim 64: 4.1 us at 256 places (4.2 in a launch for 2,048), 7.4 at 2,048
-// What is left, by reckoning and not by a profile: short sequences pay every block's start (its row, table, first box: one after the other), which a
-// persistent block that fetches its next sequence meanwhile would hide; 4.1 us at 256 places are 0.3 of work on top of the 3.8 that 64 places take.
+//   the predecessor (rope and append) |=====================|           programmatic dependent launch: the batch's arrays and the places before the
+//   fetch warp   look up, old pages ------------------>| q, new places   run's own rows are fetched while it runs (attn's `early`: what is in flight
+//   warps 0..3                                         | wait for q ..   then is only what came after the last attention, and writes no other places)
+//
+// Measured on an H200 (lab_attention, one run, copy 4.25 TB/s; an empty kernel is 2.9 us of each of these):
+//   64/8 heads, dim 128, 128 x 4,096 places   520 us, 97% of copy; E4M3 327 us, 80%        32/8, 1 x 131,072    151 us, 84%
+//   32/8, 16 x 4,096                           79 us, 80%                                  32/8, 8 x 32,768     271 us, 93%
+//   32/4, dim 64, 64 x 2,048, pages of 16, 64  43.6 us (73%), 43.1 us (74%)                32/8, 64 x 256       24.3 us, 66%
+// What attention adds behind an append, layer after layer (the form before: no early reads, a block an item):
+//   32/8, dim 128, 64 x 192   17.2 us, 70% (22.4)     64 x 256  19.9 us, 80% (23.4)     256 x 200  59.1 us, 85% (75.9)     E4M3 64 x 192 17.2 (19.0)
+//   32/4, dim 64, 1 x 64, 200, 512, 2,048   3.4, 4.0, 5.3, 6.6 us (4.0, 4.9, 6.0, 7.7)     256 x 200  21.6 us, 60% (26.0)
+// Short contexts are bound by the math warps' latency, not by memory: stamps of %clock in that chain (dim 128, 64 x 192, two blocks a
+// multiprocessor) put 1.0 us between the predecessor's end and q, then 4.7 us an item: a span is 0.4 scores, 0.5 maxima and p (two barriers), 0.6
+// values, 0.3 fold, with K and V there already. Tried and left: 8 math warps (each step hardly shorter, barriers and folds dearer: 18.1 us; batch 1
+// 4.7); the second item's pages into L2 while the predecessor runs (20.7 us; 64 x 1,024 86 us for 66: why was not looked into; the stamps are of
+// that variant). E4M3 at 4,096 places was 285 us in the form before, for a reason not found (a ring of 4 or 6 stages is the same). The next 10%: two
+// items in the math warps at once, so that one's barriers pass while the other multiplies.
 #include "kernels/cuda/attention.cuh"
 
-enum { ROWS = 16, WARPS = 4, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8, MAX_STAGES = 8 };
+enum { ROWS = 16, WARPS = 4, KEYS = SPAN / WARPS / 8, MATH = 32 * WARPS, THREADS = MATH + 32, P_LD = SPAN + 8, MAX_STAGES = 8 };
 
 static __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -72,9 +82,12 @@ struct alignas(16) shared {
   float max[ROWS][WARPS];
   float v_max[ROWS][WARPS];   // E4M3: the largest scale of V met
   float sum[ROWS][4][WARPS];  // a lane of the quad, then warps
-  item it;
-  uint64_t full[MAX_STAGES], empty[MAX_STAGES], it_full, it_empty;
+  item it[2];                 // by turns: a block's warps may still be at one while the next is handed over
+  uint64_t full[MAX_STAGES], empty[MAX_STAGES], it_full, it_empty, q_full;
 };
+
+// Blocks of a multiprocessor.
+static constexpr int blocks_of(int dim) { return dim <= 64 ? 3 : dim <= 128 ? 2 : 1; }
 
 template <int DIM>
 struct q_shape {
@@ -93,18 +106,21 @@ static __device__ __forceinline__ void fold_all(float (&big)[N][2][4], const flo
 #pragma unroll
   for (int i = 0; i < N; i++) {
 #pragma unroll
-    for (int e = 0; e < 4; e++) big[i][e / 2][2 * r + e % 2] = fold(big[i][e / 2][2 * r + e % 2], part[i][e / 2][2 * r + e % 2], f);
+    for (int n = 0; n < 2; n++) {
+#pragma unroll
+      for (int e = 2 * r; e < 2 * r + 2; e++) big[i][n][e] = fold(big[i][n][e], part[i][n][e], f);
+    }
   }
 }
 
 // ---- what differs between types of KV ----
 //
-// Q as fragments of mma's A; scores of this warp's 32 keys as x[n-tile of 8 keys][C fragment]; o += p V for this warp's numbers of the head, 16 of
-// them a pair of n-tiles.
+// Q as fragments of mma's A; scores of this warp's 32 keys as x[n-tile of 8 keys][C fragment]; o += p V for STEP places and this
+// warp's numbers of the head, 16 of them a pair of n-tiles.
 
 template <int DIM>
 struct kv_bf16 {
-  enum { HALVES = (DIM + 63) / 64, SCALES = 0, STAGE = HALVES * SPAN * 128, KS = DIM / 16, BOX = 64 };
+  enum { HALVES = (DIM + 63) / 64, SCALES = 0, STAGE = HALVES * SPAN * 128, KS = DIM / 16, BOX = 64, STEP = 16 };
   uint32_t q[KS][4];
 
   // Rows g and g + 8 of the tile; NULL: zeros.
@@ -120,14 +136,14 @@ struct kv_bf16 {
       }
     }
   }
-  __device__ __forceinline__ void scores(float (&x)[4][4], const uint8_t *stage, int warp, int lane) const {
+  __device__ __forceinline__ void scores(float (&x)[KEYS][4], const uint8_t *stage, int warp, int lane) const {
     const uint32_t k_at = ti_smem(stage);
 #pragma unroll
     for (int k = 0; k < KS; k += 2) {
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
+      for (int j = 0; j < KEYS; j++) {
         uint32_t b[4];
-        ldmatrix_x4(b, at128<HALVES>(k_at, 32 * warp + 8 * j + lane % 8, 2 * k + lane / 8));
+        ldmatrix_x4(b, at128<HALVES>(k_at, 8 * KEYS * warp + 8 * j + lane % 8, 2 * k + lane / 8));
         mma_bf16(x[j], q[k], b[0], b[1]);
         if (k + 1 < KS) mma_bf16(x[j], q[k + 1 < KS ? k + 1 : k], b[2], b[3]);
       }
@@ -135,21 +151,17 @@ struct kv_bf16 {
   }
   static __device__ __forceinline__ uint32_t pack_p(float p0, float p1, float, float) { return ti_pack_bf16(p0, p1); }
   template <int MINE>
-  static __device__ __forceinline__ void values(float (&o)[MINE][2][4], uint32_t p_at, const uint8_t *stage, int warp, int lane) {
-    const uint32_t v_at = ti_smem(stage);
+  static __device__ __forceinline__ void values(float (&o)[MINE][2][4], uint32_t p_at, uint32_t v_at, int k, int warp, int lane) {
+    uint32_t p[4];
+    ldmatrix_x4(p, p_at + (lane % 16) * (P_LD * 2) + (2 * k + lane / 16) * 16);
 #pragma unroll
-    for (int k = 0; k < SPAN / 16; k++) {
-      uint32_t p[4];
-      ldmatrix_x4(p, p_at + (lane % 16) * (P_LD * 2) + (2 * k + lane / 16) * 16);
-#pragma unroll
-      for (int i = 0; i < MINE; i++) {
-        const int pair = warp + WARPS * i;
-        if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
-        uint32_t b[4];
-        ldmatrix_x4_trans(b, at128<HALVES>(v_at, 16 * k + lane % 16, 2 * pair + lane / 16));
-        mma_bf16(o[i][0], p, b[0], b[1]);
-        mma_bf16(o[i][1], p, b[2], b[3]);
-      }
+    for (int i = 0; i < MINE; i++) {
+      const int pair = warp + WARPS * i;
+      if ((DIM / 16) % WARPS && pair >= DIM / 16) continue;
+      uint32_t b[4];
+      ldmatrix_x4_trans(b, at128<HALVES>(v_at, 16 * k + lane % 16, 2 * pair + lane / 16));
+      mma_bf16(o[i][0], p, b[0], b[1]);
+      mma_bf16(o[i][1], p, b[2], b[3]);
     }
   }
   // Where in a pair of n-tiles this lane's four numbers of a row stand, as two pairs.
@@ -162,7 +174,7 @@ struct kv_bf16 {
 // score and inside a pair of n-tiles is such that 16 codes are one access; sums over a span are in its order of places, as bf16's.
 template <int DIM>
 struct kv_e4m3 {
-  enum { HALVES = (DIM + 127) / 128, SCALES = HALVES * SPAN * 128, STAGE = SCALES + 1024, KB = (DIM + 63) / 64, BOX = 128 };
+  enum { HALVES = (DIM + 127) / 128, SCALES = HALVES * SPAN * 128, STAGE = SCALES + 1024, KB = (DIM + 63) / 64, BOX = 128, STEP = 32 };
   uint32_t q[4 * KB][4];
   float q_scale[2];
 
@@ -209,12 +221,12 @@ struct kv_e4m3 {
     const uint32_t e = __float_as_uint(x) & 0x7f800000u;
     return e < 0x01000000u || e > 0x7e000000u ? 1.0f : __uint_as_float(e);
   }
-  __device__ __forceinline__ void scores(float (&x)[4][4], const uint8_t *stage, int warp, int lane) const {
+  __device__ __forceinline__ void scores(float (&x)[KEYS][4], const uint8_t *stage, int warp, int lane) const {
     const int g = lane / 4, q4 = lane % 4;
-    const float *scale = (const float *)(stage + SCALES) + 32 * warp + 2 * q4;
+    const float *scale = (const float *)(stage + SCALES) + 8 * KEYS * warp + 2 * q4;
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      const int r = 32 * warp + 8 * j + g;
+    for (int j = 0; j < KEYS; j++) {
+      const int r = 8 * KEYS * warp + 8 * j + g;
 #pragma unroll
       for (int kb = 0; kb < KB; kb++) {
         const int c = 4 * kb + q4;
@@ -230,25 +242,21 @@ struct kv_e4m3 {
   }
   static __device__ __forceinline__ uint32_t pack_p(float p0, float p1, float s0, float s1) { return pack_f16(p0 * s0, p1 * s1); }
   template <int MINE>
-  static __device__ __forceinline__ void values(float (&o)[MINE][2][4], uint32_t p_at, const uint8_t *stage, int warp, int lane) {
-    const uint32_t v_at = ti_smem(stage);
+  static __device__ __forceinline__ void values(float (&o)[MINE][2][4], uint32_t p_at, uint32_t v_at, int k, int warp, int lane) {
+    uint32_t p[2][4];
+    ldmatrix_x4(p[0], p_at + (lane % 16) * (P_LD * 2) + (4 * k + lane / 16) * 16);
+    ldmatrix_x4(p[1], p_at + (lane % 16) * (P_LD * 2) + (4 * k + 2 + lane / 16) * 16);
 #pragma unroll
-    for (int k = 0; k < SPAN / 16; k += 2) {
-      uint32_t p[2][4];
-      ldmatrix_x4(p[0], p_at + (lane % 16) * (P_LD * 2) + (2 * k + lane / 16) * 16);
-      ldmatrix_x4(p[1], p_at + (lane % 16) * (P_LD * 2) + (2 * k + 2 + lane / 16) * 16);
+    for (int i = 0; i < MINE; i++) {
+      const int chunk = warp + WARPS * i;
+      if ((DIM / 16) % WARPS && chunk >= DIM / 16) continue;
+      uint32_t b[4];  // keys 32 k .. + 31, 8 a matrix; each 16 bits the codes of numbers 2 g, 2 g + 1 of the chunk
+      ldmatrix_x4_trans(b, at128<HALVES>(v_at, 32 * k + lane, chunk));
 #pragma unroll
-      for (int i = 0; i < MINE; i++) {
-        const int chunk = warp + WARPS * i;
-        if ((DIM / 16) % WARPS && chunk >= DIM / 16) continue;
-        uint32_t b[4];  // keys 16 k .. + 31, 8 a matrix; each 16 bits the codes of numbers 2 g, 2 g + 1 of the chunk
-        ldmatrix_x4_trans(b, at128<HALVES>(v_at, 16 * k + lane, chunk));
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-          const uint32_t u = __byte_perm(b[2 * h], 0, 0x3120), v = __byte_perm(b[2 * h + 1], 0, 0x3120);
-          mma_f16(o[i][0], p[h], two_codes(u), two_codes(v));
-          mma_f16(o[i][1], p[h], two_codes(u >> 16), two_codes(v >> 16));
-        }
+      for (int h = 0; h < 2; h++) {
+        const uint32_t u = __byte_perm(b[2 * h], 0, 0x3120), v = __byte_perm(b[2 * h + 1], 0, 0x3120);
+        mma_f16(o[i][0], p[h], two_codes(u), two_codes(v));
+        mma_f16(o[i][1], p[h], two_codes(u >> 16), two_codes(v >> 16));
       }
     }
   }
@@ -292,45 +300,49 @@ static __device__ __forceinline__ void fold_cluster(const attn &a, const item &i
 
 // This thread's rows g and g + 8 of the tile: what they attend, where they go.
 struct two_rows {
-  int lo[2], hi[2], vec[2];
+  int lo[2], n[2], vec[2];  // n: how many places from lo on
   uint64_t mask[2];
   int64_t out[2];
 };
-
-static __device__ __forceinline__ void find_rows(const item &it, int g, two_rows *out) {
+static __device__ __forceinline__ void find_rows(const item &it, int g, two_rows *rows) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    out->lo[r] = it.lo[g + 8 * r], out->hi[r] = it.hi[g + 8 * r], out->mask[r] = it.mask[g + 8 * r];
-    out->vec[r] = it.vec[g + 8 * r], out->out[r] = it.out[g + 8 * r];
+    rows->lo[r] = it.lo[g + 8 * r], rows->n[r] = max(it.hi[g + 8 * r] - rows->lo[r] + 1, 0);
+    rows->vec[r] = it.vec[g + 8 * r], rows->mask[r] = it.mask[g + 8 * r], rows->out[r] = it.out[g + 8 * r];
   }
 }
 
-static __device__ __forceinline__ void mask_out(float (&x)[4][4], const two_rows &rows, int first_place, int own0) {
+// Scores of this thread's rows, its places from first_place on.
+static __device__ __forceinline__ void mask_out(float (&x)[KEYS][4], const two_rows &rows, int first_place, int own0, bool tree) {
 #pragma unroll
-  for (int j = 0; j < 4; j++) {
+  for (int r = 0; r < 2; r++) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int p = first_place + 8 * j + (i & 1), r = i / 2, own = p - own0;
-      const bool sees = p >= rows.lo[r] && p <= rows.hi[r] && (own < 0 || own > 63 || (rows.mask[r] >> own & 1));
-      if (!sees) x[j][i] = -CUDART_INF_F;
+    for (int j = 0; j < KEYS; j++) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        float &v = x[j][2 * r + i];
+        drop_outside(v, first_place - rows.lo[r] + 8 * j + i, rows.n[r]);
+        const int own = first_place + 8 * j + i - own0;
+        if (tree && own >= 0 && own < 64 && !(rows.mask[r] >> own & 1)) v = -CUDART_INF_F;
+      }
     }
   }
 }
 
 // This warp's part of the rows' maxima into shared memory; E4M3: of the scales of V (vs) that they meet, too.
 template <bool SCALED>
-static __device__ __forceinline__ void put_max(const float (&x)[4][4], const float2 (&vs)[4], shared *sh, int warp, int g, int q4) {
+static __device__ __forceinline__ void put_max(const float (&x)[KEYS][4], const float2 (&vs)[KEYS], shared *sh, int warp, int g, int q4) {
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     float m = fmaxf(x[0][2 * r], x[0][2 * r + 1]);
 #pragma unroll
-    for (int j = 1; j < 4; j++) m = fmaxf(m, fmaxf(x[j][2 * r], x[j][2 * r + 1]));
+    for (int j = 1; j < KEYS; j++) m = fmaxf(m, fmaxf(x[j][2 * r], x[j][2 * r + 1]));
     m = quad_max(m);
     if (q4 == 0) sh->max[g + 8 * r][warp] = m;
     if (SCALED) {
       float top = 0.0f;
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
+      for (int j = 0; j < KEYS; j++) {
         if (x[j][2 * r] != -CUDART_INF_F) top = fmaxf(top, vs[j].x);
         if (x[j][2 * r + 1] != -CUDART_INF_F) top = fmaxf(top, vs[j].y);
       }
@@ -340,31 +352,34 @@ static __device__ __forceinline__ void put_max(const float (&x)[4][4], const flo
   }
 }
 
+static __device__ __forceinline__ float max_of(const float (&v)[WARPS]) {
+  const float4 a = *(const float4 *)v;
+  return fmaxf(fmaxf(a.x, a.y), fmaxf(a.z, a.w));
+}
+
 // Scores become p in shared memory; m: the rows' maxima; v_unit: what p was divided by beside (E4M3).
 template <typename KV, int DIM>
-static __device__ __forceinline__ void put_p(const float (&x)[4][4], const float2 (&vs)[4], float c, shared *sh, int warp, int g, int q4,
+static __device__ __forceinline__ void put_p(const float (&x)[KEYS][4], const float2 (&vs)[KEYS], float c, shared *sh, int warp, int g, int q4,
                                              float (&m)[2], float (&v_unit)[2]) {
   constexpr bool SCALED = KV::SCALES != 0;
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    const float4 v = *(const float4 *)sh->max[g + 8 * r];
-    m[r] = __fmul_rn(fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)), c);
+    m[r] = __fmul_rn(max_of(sh->max[g + 8 * r]), c);
     const float ref = m[r] == -CUDART_INF_F ? 0.0f : m[r];
     float undo = 1.0f, sum = 0.0f;
     v_unit[r] = 1.0f;
     if (SCALED) {
-      const float4 u = *(const float4 *)sh->v_max[g + 8 * r];
-      v_unit[r] = kv_e4m3<DIM>::power_below(fmaxf(fmaxf(u.x, u.y), fmaxf(u.z, u.w)));
+      v_unit[r] = kv_e4m3<DIM>::power_below(max_of(sh->v_max[g + 8 * r]));
       undo = 1.0f / v_unit[r];
     }
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < KEYS; j++) {
       const float p0 = exp2_fast(__fmaf_rn(x[j][2 * r], c, -ref)), p1 = exp2_fast(__fmaf_rn(x[j][2 * r + 1], c, -ref));
       sum += p0;
       sum += p1;
       // a scale that is not attended may be anything: p of 0 stays 0
       const float s0 = SCALED && p0 > 0.0f ? vs[j].x * undo : 0.0f, s1 = SCALED && p1 > 0.0f ? vs[j].y * undo : 0.0f;
-      *(uint32_t *)&sh->p[g + 8 * r][32 * warp + 8 * j + 2 * q4] = KV::pack_p(p0, p1, s0, s1);
+      *(uint32_t *)&sh->p[g + 8 * r][8 * KEYS * warp + 8 * j + 2 * q4] = KV::pack_p(p0, p1, s0, s1);
     }
     sh->sum[g + 8 * r][q4][warp] = sum;
   }
@@ -399,7 +414,7 @@ static __device__ __forceinline__ void end_chunk(sums<MINE> &st, int r, bool who
 #pragma unroll
   for (int i = 0; i < MINE; i++) {
 #pragma unroll
-    for (int e = 0; e < 4; e++) st.chunk_o[i][e / 2][2 * r + e % 2] = 0.0f;
+    for (int n = 0; n < 2; n++) st.chunk_o[i][n][2 * r] = st.chunk_o[i][n][2 * r + 1] = 0.0f;
   }
 }
 
@@ -424,17 +439,21 @@ static __device__ __forceinline__ void put_out(const attn &a, const sums<MINE> &
 }
 
 template <typename KV, int DIM>
-static __device__ __forceinline__ bool attend(const attn &a, uint8_t *ring, int n_stage, shared *sh, int &stage, uint32_t &phase) {
+static __device__ __forceinline__ bool attend(const attn &a, uint8_t *ring, int n_stage, shared *sh, int &stage, uint32_t &phase, uint32_t turn) {
   constexpr int MINE = (DIM / 16 + WARPS - 1) / WARPS, STAGE = KV::STAGE;
   constexpr bool SCALED = KV::SCALES != 0;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q4 = lane % 4;
   const bf16 *const q = (const bf16 *)(sh + 1);                             // [ROWS][LD]
   float *const my_part = (float *)((uint8_t *)q + q_shape<DIM>::BYTES);     // [block_chunks][ROWS][DIM], of a cluster's block
   float2 *const my_ml = (float2 *)(my_part + a.block_chunks * ROWS * DIM);  // [block_chunks][ROWS]
-  const attn_tile t = sh->it.t;
-  const work w = sh->it.w;
+  const item &it = sh->it[turn];
+  const attn_tile t = it.t;
+  const work w = it.w;
   two_rows rows;
-  find_rows(sh->it, g, &rows);
+  find_rows(it, g, &rows);
+  ti_pdl_wait();
+  ti_pdl_launch();
+  ti_mbar_wait(&sh->q_full, turn);
   KV kv;
   kv.load_q(q + g * q_shape<DIM>::LD, q + (g + 8) * q_shape<DIM>::LD, q4);
   __syncwarp();
@@ -442,29 +461,35 @@ static __device__ __forceinline__ bool attend(const attn &a, uint8_t *ring, int 
   sums<MINE> st = {};
   st.chunk_m[0] = st.chunk_m[1] = st.row_m[0] = st.row_m[1] = -CUDART_INF_F;
   for (int s = w.s0; s <= w.s1; s++) {
-    float x[4][4] = {}, o[MINE][2][4] = {}, m[2], v_unit[2];
-    float2 vs[4] = {};
+    float x[KEYS][4] = {}, o[MINE][2][4] = {}, m[2], v_unit[2];
+    float2 vs[KEYS] = {};
     ti_mbar_wait(&sh->full[stage], phase);
     kv.scores(x, ring + stage * STAGE, warp, lane);
     __syncwarp();
     if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
     if (++stage == n_stage) stage = 0, phase ^= 1;
-    if (s * SPAN < t.lo_all || s * SPAN + SPAN > t.hi_plain + 1) mask_out(x, rows, s * SPAN + 32 * warp + 2 * q4, t.own0);
+    if (s * SPAN < t.lo_all || s * SPAN + SPAN > t.hi_plain + 1) mask_out(x, rows, s * SPAN + 8 * KEYS * warp + 2 * q4, t.own0, a.mask != nullptr);
     uint8_t *const v = ring + stage * STAGE;
     if (SCALED) {
       ti_mbar_wait(&sh->full[stage], phase);
 #pragma unroll
-      for (int j = 0; j < 4; j++) vs[j] = *(const float2 *)(v + KV::SCALES + (32 * warp + 8 * j + 2 * q4) * 4);
+      for (int j = 0; j < KEYS; j++) vs[j] = *(const float2 *)(v + KV::SCALES + (8 * KEYS * warp + 8 * j + 2 * q4) * 4);
     }
     put_max<SCALED>(x, vs, sh, warp, g, q4);
     ti_bar_sync(1, MATH);
     put_p<KV, DIM>(x, vs, a.c, sh, warp, g, q4, m, v_unit);
     if (!SCALED) ti_mbar_wait(&sh->full[stage], phase);
     const bool ragged = s * SPAN < t.lo || s * SPAN + SPAN - 1 > t.hi;
-    if (ragged) attn_clear_outside<KV::HALVES, MATH>(v, s, t.lo, t.hi);
+    if (ragged) attn_clear_outside<KV::HALVES, KV::STEP, MATH>(v, s, t.lo, t.hi, threadIdx.x);
     ti_bar_sync(1, MATH);
-    KV::values(o, ti_smem(sh->p), v, warp, lane);
-    if (ragged) ti_fence_proxy_async();
+    const uint32_t p_at = ti_smem(sh->p), v_at = ti_smem(v);
+    if (ragged) {  // p is zero elsewhere
+      for (int k = max(t.lo - s * SPAN, 0) / KV::STEP; k <= min(t.hi - s * SPAN, SPAN - 1) / KV::STEP; k++) KV::values(o, p_at, v_at, k, warp, lane);
+      ti_fence_proxy_async();
+    } else {
+#pragma unroll
+      for (int k = 0; k < SPAN / KV::STEP; k++) KV::values(o, p_at, v_at, k, warp, lane);
+    }
     __syncwarp();
     if (lane == 0) ti_mbar_arrive(&sh->empty[stage]);
     if (++stage == n_stage) stage = 0, phase ^= 1;
@@ -487,11 +512,11 @@ static __device__ __forceinline__ bool attend(const attn &a, uint8_t *ring, int 
   }
   if (w.cluster) {
     ti_cluster_sync();
-    fold_cluster<DIM>(a, sh->it, my_part, my_ml);
+    fold_cluster<DIM>(a, it, my_part, my_ml);
     ti_cluster_sync();  // nobody ends while a peer reads its memory
   }
   if (w.whole) put_out<KV, DIM>(a, st, rows, warp, q4);
-  return w.cluster;
+  return !w.cluster;
 }
 
 // ---- the fetch warp ----
@@ -518,10 +543,11 @@ static __device__ __forceinline__ bool find_item(const attn &a, int &at, attn_ti
 }
 
 // Everything of an item but q's numbers, into shared memory.
-static __device__ __forceinline__ void put_item(const attn &a, const attn_tile &t, const work &w, int head, int dim, item *it) {
+static __device__ __forceinline__ void put_item(const attn &a, const attn_tile &t, const work &w, int head, int dim, int turn, shared *sh) {
   const int lane = threadIdx.x % 32;
+  item *const it = &sh->it[turn];
   if (lane < ROWS) {
-    const int packed = min(t.first + lane, t.n - 1), row = t.row0 + packed / a.group, h = head * a.group + packed % a.group;
+    const int packed = min(t.first + lane, t.n - 1), row = t.row0 + row_of(a, packed), h = head * a.group + packed - (row - t.row0) * a.group;
     const row_span rs = row_limits(a, t.seq, row);
     it->lo[lane] = rs.lo, it->hi[lane] = rs.hi;
     it->mask[lane] = a.mask ? a.mask[row] : ~0ull;
@@ -530,19 +556,21 @@ static __device__ __forceinline__ void put_item(const attn &a, const attn_tile &
   }
   if (lane == 0) it->t = t, it->w = w, it->head = head, it->end = false;
   __syncwarp();
+  if (lane == 0) ti_mbar_arrive(&sh->it_full);
 }
 
-// q's rows behind struct shared; those behind the run's last are its last.
+// This lane's row of q (behind the run's last: the last).
+static __device__ __forceinline__ const bf16 *q_of(const attn &a, const attn_tile &t, int head, int dim) {
+  const int packed = min(t.first + min((int)threadIdx.x % 32, ROWS - 1), t.n - 1), row = row_of(a, packed);
+  return a.q + (int64_t)(t.row0 + row) * a.ldq + (int64_t)(head * a.group + packed - row * a.group) * dim;
+}
+// q's rows behind struct shared.
 template <int DIM>
-static __device__ __forceinline__ void fetch_q(const attn &a, const attn_tile &t, int head, shared *sh) {
+static __device__ __forceinline__ void fetch_q(const bf16 *q, shared *sh) {
   const int lane = threadIdx.x % 32;
-  if (lane == 0) ti_mbar_expect(&sh->it_full, ROWS * DIM * 2);
+  if (lane == 0) ti_mbar_expect(&sh->q_full, ROWS * DIM * 2);
   __syncwarp();
-  if (lane < ROWS) {
-    const int packed = min(t.first + lane, t.n - 1);
-    const bf16 *src = a.q + (int64_t)(t.row0 + packed / a.group) * a.ldq + (int64_t)(head * a.group + packed % a.group) * DIM;
-    ti_bulk_load((bf16 *)(sh + 1) + lane * q_shape<DIM>::LD, src, DIM * 2, &sh->it_full);
-  }
+  if (lane < ROWS) ti_bulk_load((bf16 *)(sh + 1) + lane * q_shape<DIM>::LD, q, DIM * 2, &sh->q_full);
 }
 
 // Table entries of pages base .. base + 31, a lane each.
@@ -556,37 +584,51 @@ static __device__ __forceinline__ void find_pages(const attn &a, const attn_tile
   p->id = a.table[(int64_t)t.seq * a.table_stride + min(first + (int)threadIdx.x % 32, last)];
 }
 
-// K (v = 0) or V of a span into a stage, [HALVES][128 places][128 bytes], swizzled. A lane asks for what starts at its place: a box of the whole page
-// (or of 128 places) where all of it is attended and older than the run's rows; else boxes of `small` places where any is. OLD, NEW: only what does
-// not, or does, hold a place of the run's own rows.
-enum { EXPECT = 1, OLD = 2, NEW = 4, ALL = 7 };
+// What a lane asks for of K (v = 0) or V of a span, from its place on: a box of the whole page (or of 128 places) where all of it is attended and
+// older than the run's rows; else of SMALL_BOX places where any is.
+struct box {
+  int n, row, y, z;  // places; the first in the span; where they stand for the map
+  int32_t page;
+  bool old;  // none of them is the run's own
+};
 struct maps {
   const CUtensorMap *big, *small;
+  __device__ const CUtensorMap *of(const attn &a, int n) const { return n == min(1 << a.page_shift, (int)SMALL_BOX) ? small : big; }
 };
+static __device__ __forceinline__ box box_of(const attn &a, const attn_tile &t, int head, int s, int v, const pages &pg) {
+  const int lane = threadIdx.x % 32, page_tokens = 1 << a.page_shift, big = min(page_tokens, (int)SPAN), small = min(page_tokens, (int)SMALL_BOX);
+  box b;
+  b.row = lane * small;
+  const int place = s * SPAN + b.row, first = place & -big;
+  const bool whole = first >= (t.lo & -small) && first + big <= min(t.hi + 1, t.own0);
+  b.n = whole ? (place == first ? big : 0) : place + small > t.lo && place <= t.hi ? small : 0;
+  if (b.row >= SPAN) b.n = 0;
+  b.page = __shfl_sync(0xffffffffu, pg.id, (place >> a.page_shift) - pg.base);
+  b.y = ((head + v * a.n_kv_head) << a.page_shift) + (place & (page_tokens - 1));
+  b.z = b.page * a.n_layer + a.layer;
+  b.old = place + b.n <= t.own0;
+  return b;
+}
+
+// K or V of a span into a stage, [HALVES][128 places][128 bytes], swizzled; OLD, NEW: only the boxes that are, or are not.
+enum { EXPECT = 1, OLD = 2, NEW = 4, ALL = 7 };
 template <typename KV>
 static __device__ __forceinline__ void fill(const attn &a, const maps &m, const attn_tile &t, int head, int s, int v, const pages &pg, uint8_t *dst,
                                             uint64_t *full, int what) {
-  const int lane = threadIdx.x % 32, page_tokens = 1 << a.page_shift, big = min(page_tokens, (int)SPAN), small = min(page_tokens, (int)SMALL_BOX);
-  const int place = s * SPAN + lane * small, box = place & -big;
-  const bool whole = box >= (t.lo & -small) && box + big <= min(t.hi + 1, t.own0);
-  int n = whole ? (place == box ? big : 0) : place + small > t.lo && place <= t.hi ? small : 0;
-  if (lane * small >= SPAN) n = 0;
-  const int32_t page = __shfl_sync(0xffffffffu, pg.id, (place >> a.page_shift) - pg.base);
+  const box b = box_of(a, t, head, s, v, pg);
   if (what & EXPECT) {
-    const int all = __reduce_add_sync(0xffffffffu, n);
-    if (lane == 0) ti_mbar_expect(full, (uint32_t)(all * (KV::HALVES * 128 + (KV::SCALES ? 4 : 0))));
+    const int all = __reduce_add_sync(0xffffffffu, b.n);
+    if (threadIdx.x % 32 == 0) ti_mbar_expect(full, (uint32_t)(all * (KV::HALVES * 128 + (KV::SCALES ? 4 : 0))));
     __syncwarp();
   }
-  if (n == 0 || !(what & (place + n <= t.own0 ? OLD : NEW))) return;
-  const int row = lane * small, y = (head << a.page_shift) + (place & (page_tokens - 1));
-  const CUtensorMap *map = n == small ? m.small : m.big;
+  if (b.n == 0 || !(what & (b.old ? OLD : NEW))) return;
+  const CUtensorMap *map = m.of(a, b.n);
 #pragma unroll
-  for (int h = 0; h < KV::HALVES; h++) {
-    ti_tma_load_3d(dst + h * SPAN * 128 + row * 128, map, full, KV::BOX * h, y + v * (a.n_kv_head << a.page_shift), page * a.n_layer + a.layer);
-  }
+  for (int h = 0; h < KV::HALVES; h++) ti_tma_load_3d(dst + h * SPAN * 128 + b.row * 128, map, full, KV::BOX * h, b.y, b.z);
   if (KV::SCALES) {
-    const uint8_t *scale = a.kv + (size_t)page * a.page_bytes + a.layer_offset + (v ? a.v_scale_offset : a.k_scale_offset) + (size_t)y * 4;
-    ti_bulk_load(dst + KV::SCALES + row * 4, scale, (uint32_t)n * 4, full);
+    const uint8_t *scale = a.kv + (size_t)b.page * a.page_bytes + a.layer_offset + (v ? a.v_scale_offset : a.k_scale_offset);
+    scale += (b.y - ((v * a.n_kv_head) << a.page_shift)) * 4;
+    ti_bulk_load(dst + KV::SCALES + b.row * 4, scale, (uint32_t)b.n * 4, full);
   }
 }
 
@@ -601,14 +643,14 @@ static __device__ __forceinline__ bool fetch(const attn &a, const maps &m, uint8
   if (!a.early) ti_pdl_wait();
   bool any = find_item(a, at, &t, &w, &head);
   if (any) {  // the first item's stages, as many as there are: what is old before the predecessor has ended, then the rest
-    posted = 1;
-    put_item(a, t, w, head, DIM, &sh->it);
+    put_item(a, t, w, head, DIM, posted++, sh);
     find_pages(a, t, w.s0, &pg);
+    const bf16 *const q = q_of(a, t, head, DIM);
     const int spans = w.s1 - w.s0 + 1;
     while (done < n_stage && done < 2 * spans && done / 2 * SPAN < 32 << a.page_shift) done++;
     for (int i = 0; i < done; i++) fill<KV>(a, m, t, head, w.s0 + i / 2, i % 2, pg, ring + i * KV::STAGE, &sh->full[i], EXPECT | OLD);
     ti_pdl_wait();
-    fetch_q<DIM>(a, t, head, sh);
+    fetch_q<DIM>(q, sh);
     for (int i = 0; i < done; i++) fill<KV>(a, m, t, head, w.s0 + i / 2, i % 2, pg, ring + i * KV::STAGE, &sh->full[i], NEW);
     stage = done;
     if (stage == n_stage) stage = 0, phase ^= 1;
@@ -631,22 +673,20 @@ static __device__ __forceinline__ bool fetch(const attn &a, const maps &m, uint8
     if (!more) break;
     t = next_t, w = next_w, head = next_head, done = 0;
     find_pages(a, t, w.s0, &pg);
-    ti_mbar_wait(&sh->it_empty, ++posted & 1);
-    put_item(a, t, w, head, DIM, &sh->it);
-    fetch_q<DIM>(a, t, head, sh);
+    ti_mbar_wait(&sh->it_empty, (posted & 1) ^ 1);
+    put_item(a, t, w, head, DIM, posted++ & 1, sh);
+    fetch_q<DIM>(q_of(a, t, head, DIM), sh);
   }
   if (cluster) return true;  // one item a block
   ti_mbar_wait(&sh->it_empty, (posted & 1) ^ 1);
-  if (lane == 0) sh->it.end = true, ti_mbar_arrive(&sh->it_full);
+  if (lane == 0) sh->it[posted & 1].end = true, ti_mbar_arrive(&sh->it_full);
   return false;
 }
 
 // ---- the kernel ----
 
 template <typename KV, int DIM>
-static __global__ void __launch_bounds__(THREADS, DIM <= 64    ? 3
-                                                  : DIM <= 128 ? 2
-                                                               : 1)
+static __global__ void __launch_bounds__(THREADS, blocks_of(DIM))
     decode_kernel(const __grid_constant__ attn a, const __grid_constant__ CUtensorMap big, const __grid_constant__ CUtensorMap small, int n_stage) {
   extern __shared__ __align__(1024) uint8_t ring[];
   shared *sh = (shared *)(ring + (size_t)n_stage * KV::STAGE);
@@ -658,6 +698,7 @@ static __global__ void __launch_bounds__(THREADS, DIM <= 64    ? 3
       ti_mbar_init(&sh->empty[i], WARPS);
     }
     ti_mbar_init(&sh->it_full, 1);
+    ti_mbar_init(&sh->q_full, 1);
     ti_mbar_init(&sh->it_empty, WARPS);
     ti_fence_mbar_init();
   }
@@ -668,16 +709,13 @@ static __global__ void __launch_bounds__(THREADS, DIM <= 64    ? 3
     if (cluster) ti_cluster_sync(), ti_cluster_sync();
     return;
   }
-  ti_pdl_wait();
-  ti_pdl_launch();
   int stage = 0;
-  uint32_t phase = 0, it_phase = 0;
-  for (;;) {
-    ti_mbar_wait(&sh->it_full, it_phase);
-    it_phase ^= 1;
-    if (sh->it.end) return;
-    if (attend<KV, DIM>(a, ring, n_stage, sh, stage, phase)) return;
+  uint32_t phase = 0, turn = 0;
+  for (bool more = true; more; turn ^= 1) {
+    ti_mbar_wait(&sh->it_full, turn);
+    more = !sh->it[turn].end && attend<KV, DIM>(a, ring, n_stage, sh, stage, phase, turn);
   }
+  ti_pdl_wait();  // of a block without work
 }
 
 // ---- launching ----
@@ -717,7 +755,7 @@ enum { PERSISTENT_SPANS = 8 };  // of up to so many spans: as many blocks as the
 template <typename KV, int DIM>
 static ti_status launch(ti_dev *d, attn *a, const attn_maps *map, int64_t max_places) {
   auto *kernel = decode_kernel<KV, DIM>;
-  constexpr int blocks_a_sm = DIM <= 64 ? 3 : DIM <= 128 ? 2 : 1;
+  constexpr int blocks_a_sm = blocks_of(DIM);
   const size_t own = sizeof(shared) + q_shape<DIM>::BYTES, part = ROWS * (DIM * sizeof(float) + sizeof(float2));
   const int room = (int)((SM_SMEM / blocks_a_sm - 1024 - own) / KV::STAGE), full_ring = room < MAX_STAGES ? room : MAX_STAGES;
   const int tiles = ti_ceil_div((int64_t)a->short_rows * a->group, ROWS), chunks = ti_ceil_div(max_places, CHUNK);
@@ -738,7 +776,8 @@ static ti_status launch(ti_dev *d, attn *a, const attn_maps *map, int64_t max_pl
   const size_t parts = s.cluster ? s.block_chunks * part : 0;
   const int most = (int)((MAX_SMEM - own - parts) / KV::STAGE),
             spans = ti_ceil_div(max_places, SPAN) < s.block_chunks * CHUNK_SPANS ? ti_ceil_div(max_places, SPAN) : s.block_chunks * CHUNK_SPANS;
-  int n_stage = items * s.n_z <= d->n_sm ? (most < MAX_STAGES ? most : MAX_STAGES) : full_ring;
+  const bool alone = items * s.n_z <= d->n_sm && (s.n_z == 1 || s.cluster);  // before a combine, the next kernel's blocks want the room
+  int n_stage = alone ? (most < MAX_STAGES ? most : MAX_STAGES) : full_ring;
   if (n_stage > 2 * spans) n_stage = 2 * spans;
   const int slots = d->n_sm * blocks_a_sm, blocks = s.n_z == 1 && spans <= PERSISTENT_SPANS && slots < items ? slots : items;
   static uint64_t allowed;  // devices

@@ -1,22 +1,22 @@
-// FP8 products of any m: which tile. The tile kernel itself is gemm_fp8_tile.cuh. gemm.c sends up to 64 rows to gemm_fp8_small.cu, and what is not
-// plain bf16, and all of a deterministic device's.
+// FP8 products of any m: which kernel, which tile. Up to 128 rows: gemm_fp8_mid.cu where it has a plan; else the tile kernel, gemm_fp8_tile.cuh.
+// gemm.c sends up to 64 rows to gemm_fp8_small.cu, and what is not plain bf16, and all of a deterministic device's.
 //
-// H200, lab_gemm_fp8, microseconds (x cuBLASLt with the same scales; of the copy's bandwidth):
+// H200, lab_gemm_fp8, microseconds of the tile kernel (x cuBLASLt with the same scales; of the copy's bandwidth):
 //
 //     n, k            m 128                  m 4096
-//      4096,  7168    19.0 (1.25x, 39%)     177.4 (1.06x, 1,356 TFLOP/s)
-//      7168, 16384    38.5 (1.03x, 74%)     671.3 (1.09x, 1,433)
-//     24576,  1536    17.7 (1.00x, 59%)     252.8 (1.04x, 1,223)
-//     32768,   512    12.3 (0.96x, 49%)     147.1 (1.15x,   934)
-//      7168,  2048    11.0 (1.10x, 36%)      96.9 (1.09x, 1,241)
-//      2112,  7168    14.4 (1.29x, 27%)     103.2 (1.09x, 1,201)
-//     28672,  4096    38.4 (0.94x, 77%)     724.1 (1.18x, 1,329)
-//      4096, 14336    30.7 (0.88x, 47%)     339.1 (1.08x, 1,419)
+//      4096,  7168    (gemm_fp8_mid.cu)     177.4 (1.06x, 1,356 TFLOP/s)
+//      7168, 16384    (gemm_fp8_mid.cu)     671.3 (1.09x, 1,433)
+//     24576,  1536    16.7 (1.04x, 62%)     252.8 (1.04x, 1,223)
+//     32768,   512    11.2 (1.03x, 53%)     147.1 (1.15x,   934)
+//      7168,  2048    10.6 (1.10x, 37%)      96.9 (1.09x, 1,241)
+//      2112,  7168    (gemm_fp8_mid.cu)     103.2 (1.09x, 1,201)
+//     28672,  4096    (gemm_fp8_mid.cu)     724.1 (1.18x, 1,329)
+//      4096, 14336    (gemm_fp8_mid.cu)     339.1 (1.08x, 1,419)
 //
-// At m 128 most shapes wait for their tiles, not for memory: a block of K takes a tile of 64 columns 500 cycles and one of 128 632, where the
-// products alone would be 256 and 512; a launch costs 2.9 us and 1.3 to its first product. The next step there, not measured: rows of W as wgmma's M
-// with all 128 rows of A as its N, and the two warpgroups on alternate blocks of K.
+// At m 128 a tile waits for its stages one after the other: a block of K takes 64 columns 500 cycles and 128 columns 632, where the products alone
+// would be 256 and 512; a launch costs 2.9 us and 1.3 to its first product.
 #include "kernels/cuda/gemm_fp8.h"
+#include "kernels/cuda/gemm_fp8_mid.h"
 #include "kernels/cuda/gemm_fp8_tile.cuh"
 
 // A tile's shape and what it costs (microseconds, H200, lab_gemm_fp8): a block of 128 of K while all SMs work, and a tile's end.
@@ -49,6 +49,8 @@ static float cost_us(const shape *s, const ti_gemm_fp8_args *a, int n_sm) {
 }
 
 extern "C" ti_status ti_cuda_gemm_fp8(ti_dev *d, const ti_gemm_fp8_args *a) {
+  const ti_fp8_mid_plan mid = ti_cuda_fp8_mid_plan(a->m, a->n, a->k, d->deterministic, d->n_sm);
+  if (mid.columns != 0) return ti_cuda_fp8_mid(d, a, &mid);
   const shape *best = NULL;
   float best_us = 0;
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {

@@ -215,6 +215,62 @@ Test(cpu_weight, int8_activations_keep_nan_and_infinity) {
   k->close(d);
 }
 
+// One row of `t` whose code bytes are all `fill`: scales 1 (K types: times 17 or 1), minima 0.
+static void fill_row(ti_dtype t, int fill, int k, uint8_t *row) {
+  const int bytes = ti_dtype_block_bytes(t);
+  for (int i = 0; i < k / ti_dtype_block(t); i++) {
+    uint8_t *p = row + i * bytes;
+    memset(p, fill, (size_t)bytes);
+    if (t == TI_Q6_K) {
+      memset(p + 192, 1, 16);
+      p += 208;
+    } else if (t == TI_Q4_K || t == TI_Q5_K) {
+      memset(p + 4, 0x11, 12);
+    }
+    if (t != TI_Q4_0 && t != TI_Q5_0 && t != TI_Q8_0 && t != TI_Q6_K) memset(p + 2, 0, 2);
+    p[0] = 0;
+    p[1] = 0x3c;
+  }
+}
+
+// The largest codes all over, with the largest activations of one sign: sums in int16 must hold them (block.h's chains).
+Test(cpu_weight, sums_of_the_largest_codes_do_not_overflow) {
+  static const ti_dtype kinds[] = {TI_Q4_0, TI_Q4_1, TI_Q5_0, TI_Q5_1, TI_Q8_0, TI_Q4_K, TI_Q5_K, TI_Q6_K};
+  static const int fills[] = {0x00, 0x7f, 0x80, 0xff};
+  static const char *const names[] = {"cpu-avx2", "cpu-avx512", "cpu-vnni"};
+  enum { N = 3, K = 256, M = 5 };
+  for (int i = 0; i < 8 * 4 * 3; i++) {
+    const ti_dtype t = kinds[i % 8];
+    const ti_kernels *k = ti_kernels_find(names[i / 32]);
+    if (!k) continue;
+    ti_dev *d = NULL;
+    ti_error err = {0};
+    cr_assert_eq(k->open(&(ti_dev_options){.threads = 1, .act_quant = TI_ACT_INT8}, &d, &err), TI_OK, "%s", err.text);
+    uint8_t rows[N * K * 2];
+    size_t bytes, size;
+    cr_assert_eq(ti_dtype_size(t, K, &bytes), TI_OK);
+    for (int n = 0; n < N; n++) fill_row(t, fills[i / 8 % 4], K, rows + (size_t)n * bytes);
+    float w[K], x[M * K], out[M * N];
+    ti_ref_dequant_row(t, rows, w, K);
+    double want = 0;
+    for (int j = 0; j < K; j++) want += (double)w[j];
+    for (int j = 0; j < M * K; j++) x[j] = j / K % 2 ? -1.0f : 1.0f;
+    const ti_weight_src src = {.data = rows, .dtype = t, .n = N, .k = K};
+    cr_assert_eq(k->weight_size(d, &src, 1, 0, &size), TI_OK);
+    void *mem = k->alloc(d, size);
+    ti_weight prepared;
+    cr_assert_eq(k->weight_prepare(d, &src, 1, 0, mem, &prepared), TI_OK);
+    for (int m = 1; m <= M; m++) {
+      cr_assert_eq(k->gemm(d, &(ti_gemm_args){.out = out, .x = x, .w = &prepared, .m = m, .out_dtype = TI_F32}), TI_OK);
+      for (int j = 0; j < m * N; j++)
+        cr_assert_float_eq((double)out[j], j / N % 2 ? -want : want, 1e-5 * fabs(want) + 1e-6, "%s, %s of bytes %d, %d rows: %g, not %g", k->name,
+                           ti_dtype_name(t), fills[i / 8 % 4], m, (double)out[j], want);
+    }
+    k->free(d, mem);
+    k->close(d);
+  }
+}
+
 Test(cpu_weight, a_nan_weight_gives_nan_with_one_row_and_with_many) {
   const ti_kernels *k = ti_kernels_cpu();
   ti_dev *d = open_dev(k);

@@ -401,6 +401,17 @@ Test(gguf_model, unknown_architectures_and_arithmetic_are_refused_by_name) {
   gb_int(&b, "llama.rope.dimension_count", 4);
   refuse(TI_ERR_UNSUPPORTED, "llama.rope.dimension_count: 4 of a head's 8 numbers");
   dense("llama");
+  gb_int(&b, "llama.attention.value_length", 4);
+  refuse(TI_ERR_UNSUPPORTED, "llama.attention.value_length: 4, another one than key_length (8)");
+  dense("llama");
+  gb_bool(&b, "llama.attention.causal", false);
+  refuse(TI_ERR_UNSUPPORTED, "llama.attention.causal: false is not supported");
+  dense("qwen2");
+  gb_text(&b, "qwen2.rope.scaling.type", "yarn");
+  gb_real(&b, "qwen2.rope.scaling.factor", 2);
+  gb_real(&b, "qwen2.rope.scaling.yarn_ext_factor", 0.5f);
+  refuse(TI_ERR_UNSUPPORTED, "qwen2.rope.scaling.yarn_ext_factor: 0.5 is not supported");
+  dense("llama");
   gb_int(&b, "split.count", 3);
   refuse(TI_ERR_UNSUPPORTED, "split.count: one of 3 files");
   dense("llama");
