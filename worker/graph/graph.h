@@ -47,7 +47,7 @@ typedef struct ti_lane {
   void *wide;          // [max_row, widest] act: qkv | MLA's q, kv_a | gate_up
   void *wide2;         // [max_row, widest2] act: attention output | silu_mul's
   void *q_lat, *o_lat; // MLA [max_row, n_head, latent] act
-  void *expert_out;      // [capacity, hidden] act, in flight until the combine is over; the exchange's memory where the device's is the host's
+  void *expert_out;      // [capacity, hidden] act, in flight until the combine is over; the exchange's memory
   float *router_logits;  // [own rows, n_expert]
   int32_t *experts;      // [own rows, n_top]
   float *route_weights;  // [own rows, n_top]

@@ -93,9 +93,8 @@ static ti_status init_lane(ti_graph *g, ti_lane *l, int index, ti_error *err) {
     l->router_logits = ti_graph_alloc(g, rows * (size_t)c->moe.n_expert * sizeof(float));
     l->experts = ti_graph_alloc(g, rows * (size_t)c->moe.n_top * sizeof(int32_t));
     l->route_weights = ti_graph_alloc(g, rows * (size_t)c->moe.n_top * sizeof(float));
-    const size_t out = (size_t)g->expert_capacity * (size_t)hid * b;
-    l->expert_out = g->k->async ? ti_graph_alloc(g, out) : ti_exchange_y(g->exchange, index);
-    if (!g->k->async) g->scratch_bytes += out;
+    l->expert_out = ti_exchange_y(g->exchange, index);
+    g->scratch_bytes += (size_t)g->expert_capacity * (size_t)hid * b;
     ok = ok && l->router_logits && l->experts && l->route_weights && l->expert_out;
   }
   const bool int8 = g->cfg->dev.act_quant == TI_ACT_INT8;
@@ -245,8 +244,7 @@ ti_status ti_graph_init(ti_graph *g, const ti_engine_config *cfg, ti_dev *dev, t
 }
 
 static void fini_lane(ti_graph *g, ti_lane *l) {
-  if (!g->k->async) l->expert_out = NULL;  // the exchange's
-  void *p[] = {l->h, l->xn, l->t, l->wide, l->wide2, l->q_lat, l->o_lat, l->router_logits, l->experts, l->route_weights, l->expert_out, l->xn8.q, l->xn8.scale, l->act8.q, l->act8.scale};
+  void *p[] = {l->h, l->xn, l->t, l->wide, l->wide2, l->q_lat, l->o_lat, l->router_logits, l->experts, l->route_weights, l->xn8.q, l->xn8.scale, l->act8.q, l->act8.scale};
   for (size_t i = 0; i < sizeof p / sizeof *p; i++)
     if (p[i]) g->k->free(g->d, p[i]);
   ti_step_batch_fini(&l->batch, g->k, g->d);

@@ -49,7 +49,7 @@ ti_status ti_graph_moe_begin(ti_graph *g, ti_lane *l, const ti_layer_weights *w,
   const int n = (int)(l->own1 - l->own0), hid = g->c->hidden;
   ti_graph_doing(g, "moe: dispatch");
   const uint64_t t0 = ti_mono_ns();
-  void *x = g->k->async ? ti_row(g, l->xn, l->own0, hid) : ti_exchange_x(g->exchange, l->index);  // where ranks of this host read it
+  void *x = ti_exchange_x(g->exchange, l->index);  // where ranks of this host read it
   ti_status st = scatter_and_norm(g, l, w, x);
   if (!st && n) st = k->gemm(g->d, &(ti_gemm_args){.out = l->router_logits, .x = x, .w = &w->router, .m = n, .out_dtype = TI_F32});
   if (!st && n)
