@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define KEEP 0.9  // of titan_expert_load, a window: ten windows count, older ones ever less
+
 static ti_status add_layer(ti_metrics *m, uint32_t i, ti_load_layer *out) {
   char label[32];
   snprintf(label, sizeof label, "layer=\"%u\"", i);
@@ -31,8 +33,15 @@ ti_status ti_load_init(ti_load *l, ti_metrics *m, uint32_t n_layer, uint32_t n_e
   l->ranks = calloc((size_t)n_layer * (size_t)ep, sizeof *l->ranks);
   l->layer = calloc(n_layer, sizeof *l->layer);
   l->rows = calloc(n_expert, sizeof(ti_metric *));
-  ti_status st = l->window && l->ranks && l->layer && l->rows ? TI_OK : TI_ERR_NOMEM;
+  l->load = calloc((size_t)n_layer * n_expert, sizeof(ti_metric *));
+  ti_status st = l->window && l->ranks && l->layer && l->rows && l->load ? TI_OK : TI_ERR_NOMEM;
   for (uint32_t i = 0; !st && i < n_layer; i++) st = add_layer(m, i, &l->layer[i]);
+  for (uint32_t i = 0; !st && i < n_layer * n_expert; i++) {
+    char label[64];
+    snprintf(label, sizeof label, "layer=\"%u\",expert=\"%u\"", i / n_expert, i % n_expert);
+    st = ti_metrics_add(m, TI_METRIC_GAUGE, "titan_expert_load", label, "Rows computed by an expert of a MoE layer, the last ten windows with work.",
+                        &l->load[i]);
+  }
   for (uint32_t i = 0; !st && i < n_expert; i++) {
     char label[32];
     snprintf(label, sizeof label, "expert=\"%u\"", i);
@@ -46,6 +55,7 @@ void ti_load_fini(ti_load *l) {
   free(l->ranks);
   free(l->layer);
   free(l->rows);
+  free(l->load);
   *l = (ti_load){0};
 }
 
@@ -70,9 +80,12 @@ ti_status ti_load_add(ti_load *l, const ti_mesh *mesh, int worker, ti_placement 
 static void publish_layer(ti_load *l, uint32_t i) {
   uint64_t *row = l->window + (size_t)i * l->n_expert, *rank = l->ranks + (size_t)i * (size_t)l->ep, sum = 0, most = 0, busiest = 0;
   double squares = 0;
+  for (uint32_t e = 0; e < l->n_expert; e++) sum += row[e];
+  if (!sum) return;  // what the last window with rows said stays
   for (uint32_t e = 0; e < l->n_expert; e++) {
+    ti_metric *load = l->load[(size_t)i * l->n_expert + e];
+    ti_metric_set(load, KEEP * ti_metric_get(load) + (double)row[e]);
     if (!row[e]) continue;
-    sum += row[e];
     squares += (double)row[e] * (double)row[e];
     if (row[e] > most) most = row[e];
     ti_metric_add(l->rows[e], (double)row[e]);
@@ -82,7 +95,6 @@ static void publish_layer(ti_load *l, uint32_t i) {
     if (rank[g] > busiest) busiest = rank[g];
     rank[g] = 0;
   }
-  if (!sum) return;
   const double n = l->n_expert, total = (double)sum, shares = squares / total / total;
   ti_metric_set(l->layer[i].ratio, (double)most * n / total);
   ti_metric_set(l->layer[i].squared, shares - 1 / n < 0 ? 0 : shares - 1 / n);  // sum (s - 1/n)^2 = sum s^2 - 1/n

@@ -4,10 +4,10 @@
 //   ranks  [n_layer, ep]         the same by ep group
 //     -> titan_expert_load_ratio{layer}              the busiest expert's rows over the mean (1: balanced)
 //     -> titan_expert_load_squared_deviation{layer}  sum over experts of (share - 1 / n)^2 (0: balanced)
-//     -> titan_expert_load_switch_loss{layer}        n * sum of share^2 (1: balanced): Switch Transformer's auxiliary loss, equation 4, with the
-//     share of
-//                                                    rows in place of the router's mean probability, which serving does not keep
+//     -> titan_expert_load_switch_loss{layer}        n * sum of share^2 (1: balanced): Switch Transformer's auxiliary loss, equation 4, with
+//                                                    the share of rows in place of the router's mean probability, which serving does not keep
 //     -> titan_expert_rank_load_ratio{layer}         the busiest ep group's rows over the mean: what copies of experts even out
+//     -> titan_expert_load{layer, expert}            rows, of about ten windows (`titan top`'s heat map); DeepSeek-V3 has 14,848
 //     -> titan_expert_rows_total{expert}             summed over layers
 //
 // The loop thread; add is O(layers * local slots) a result, no allocation.
@@ -28,6 +28,7 @@ typedef struct ti_load {
   uint64_t *window, *ranks;
   ti_load_layer *layer;  // [n_layer]
   ti_metric **rows;      // [n_expert]
+  ti_metric **load;      // [n_layer, n_expert]
 } ti_load;
 
 // Nothing is kept when m is NULL or a count is 0: every other call is a no-op then.

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #ifdef TI_HAVE_CUDA
@@ -109,7 +110,7 @@ static ti_status find_gpu(const ti_settings *j, const ti_device_wants *w, ti_wor
 #endif
 
 // What plain C costs was measured on a Zen 3 (docs/reports/cpu.md).
-static ti_status find_cpu(const ti_settings *j, ti_worker_device *out, ti_error *err) {
+static ti_status find_cpu(const ti_settings *j, const ti_device_wants *w, ti_worker_device *out, ti_error *err) {
   static const char *const names[] = {"cpu", "ref", "cpu-avx2", "cpu-avx512", "cpu-vnni"};
   const char *name = names[j->flags.cpu_kernels];
   out->kernels = ti_kernels_find(name);
@@ -118,7 +119,19 @@ static ti_status find_cpu(const ti_settings *j, ti_worker_device *out, ti_error 
   if (out->kernels == ti_kernels_ref())
     ti_log_warn("worker: plain C kernels%s: against AVX2 a token takes about 9 times as long and a prompt 17 times, with 4-bit weights 13 and 29 times",
                 ti_kernels_cpu() == ti_kernels_ref() ? ", since this processor has no AVX2 with FMA" : "");
-  return TI_OK;
+  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  const uint64_t quantised = w->weight_bytes - w->linear_bytes + w->linear_bytes / 2;
+  if (pages <= 0 || page <= 0 || w->host_count < 1) return TI_OK;
+  return ti_host_fits((uint64_t)pages * (uint64_t)page, w->host_count, j->flags.quantization == TI_WEIGHTS_FP8 ? quantised : w->weight_bytes,
+                      (int)j->flags.redundant, err);
+}
+
+ti_status ti_host_fits(uint64_t total, int workers, uint64_t weights, int redundant, ti_error *err) {
+  char need[32], have[32], copies[64] = "";
+  if (weights <= total / (uint64_t)workers) return TI_OK;
+  if (redundant) snprintf(copies, sizeof copies, ", or fewer copies than --num-redundant-experts %d", redundant);
+  return ti_error_set(err, TI_ERR_NOMEM, "this worker's weights take %s, and this host has %s of memory for %d worker%s; more hosts would fit%s",
+                      ti_size_text(weights, need), ti_size_text(total, have), workers, workers == 1 ? "" : "s", copies);
 }
 
 ti_status ti_device_fits(const ti_device_room *r, ti_error *err) {
@@ -144,7 +157,7 @@ ti_status ti_device_find(const ti_settings *j, const ti_device_wants *w, ti_work
   if (j->device == TI_DEVICE_CUDA)
     return ti_error_set(err, TI_ERR_NOTFOUND, "--device cuda: this worker's build has no CUDA backend; all ranks must run the same program");
 #endif
-  const ti_status st = find_cpu(j, out, err);
+  const ti_status st = find_cpu(j, w, out, err);
   if (st) return st;
   snprintf(out->text, sizeof out->text, "%s, %d thread%s", out->kernels->name, w->threads, w->threads == 1 ? "" : "s");
   return TI_OK;

@@ -19,8 +19,8 @@ typedef struct ti_worker_device {
 } ti_worker_device;
 
 // This worker's: the host's GPUs are dealt out to its workers in turn. weight_bytes: what it will hold there as stored, linear_bytes of it are linear
-// layers (what --quantization fp8 makes smaller). TI_ERR_NOTFOUND, TI_ERR_NOMEM: no GPU here, or too small a one: says what is needed and what would
-// fit.
+// layers (what --quantization fp8 makes smaller). TI_ERR_NOTFOUND, TI_ERR_NOMEM: no GPU here, or too little memory: says what is needed and what
+// would fit.
 typedef struct ti_device_wants {
   int host_index, host_count, threads;
   uint64_t weight_bytes, linear_bytes;
@@ -36,6 +36,9 @@ typedef struct ti_device_room {
   uint64_t weights, quantised;  // bytes as they will be held; with --quantization fp8, 0 where that is no choice
 } ti_device_room;
 ti_status ti_device_fits(const ti_device_room *r, ti_error *err) TI_MUST_CHECK;
+
+// Whether a CPU host of `total` bytes has room for the weights of its workers, each taking as much. TI_ERR_NOMEM: says what they take and what there is.
+ti_status ti_host_fits(uint64_t total, int workers, uint64_t weights, int redundant, ti_error *err) TI_MUST_CHECK;
 
 // "0-3,8,10-11" -> set, as Linux lists CPUs. TI_ERR_FORMAT.
 ti_status ti_cpulist_parse(const char *text, cpu_set_t *set) TI_MUST_CHECK;

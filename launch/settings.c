@@ -145,13 +145,38 @@ static void print_worker(const ti_settings *j, const ti_config *c, int w, FILE *
     if (h.weight[i]) fprintf(f, "  %-20s %12s\n", ti_holding_name((ti_holding)i), ti_size_text(h.weight[i], a));
   fprintf(f, "  %-20s %12s   as stored\n", "weights", ti_size_text(h.weights, a));
   if (!j->kv_bytes) {
-    fprintf(f, "  %-20s %12s   %s a token (%s), as much as is left of %.2f of the GPU's memory\n", "KV cache", "", ti_size_text(h.page_bytes / j->page_tokens, b),
-            ti_dtype_name(j->kv_dtype), j->flags.gpu_memory_utilization);
+    fprintf(f, "  %-20s %12s   %s a token (%s), as much as is left of %.2f of the GPU's memory\n", "KV cache", "",
+            ti_size_text(h.page_bytes / j->page_tokens, b), ti_dtype_name(j->kv_dtype), j->flags.gpu_memory_utilization);
     return;
   }
   const uint64_t pages = j->kv_bytes / h.page_bytes;
   fprintf(f, "  %-20s %12s   %s a token (%s): %" PRIu64 " pages of %u, %" PRIu64 " tokens\n", "KV cache", ti_size_text(j->kv_bytes, a),
           ti_size_text(h.page_bytes / j->page_tokens, b), ti_dtype_name(j->kv_dtype), pages, j->page_tokens, pages * j->page_tokens);
+}
+
+// What is kept more than once, and what a worker's death costs.
+static void print_losses(const ti_settings *j, const ti_config *c, FILE *f) {
+  const bool copied = c->attn == TI_ATTN_MLA && j->mesh.tp > 1;
+  uint64_t weights = 0, experts = 0, page_bytes = 0;
+  char a[32], b[32];
+  for (int w = 0; w < j->mesh.workers; w++) {
+    ti_holdings h;
+    if (ti_holdings_of(c, &j->mesh, (int)j->flags.redundant, w, j->page_tokens, j->kv_dtype, &h, NULL)) return;
+    if (h.weights > weights) weights = h.weights;
+    if (h.weight[TI_HOLD_EXPERTS] > experts) experts = h.weight[TI_HOLD_EXPERTS];
+    if (h.page_bytes > page_bytes) page_bytes = h.page_bytes;
+  }
+  if (copied)
+    fprintf(f, "MLA's latent is kept by each of a group's %d tp ranks: %s a token in all\n", j->mesh.tp,
+            ti_size_text(page_bytes / j->page_tokens * (uint64_t)j->mesh.tp, a));
+  fprintf(f, "if a worker dies, another has to load up to %s", ti_size_text(weights, a));
+  if (experts) fprintf(f, ", %s of it experts", ti_size_text(experts, b));
+  if (copied)
+    fprintf(f, "; the KV cache is on its group's other ranks\n");
+  else if (j->kv_bytes)
+    fprintf(f, ", and up to %" PRIu64 " tokens of its group are computed anew\n", j->kv_bytes / page_bytes * j->page_tokens);
+  else
+    fprintf(f, ", and the sequences of its group are computed anew\n");
 }
 
 void ti_settings_print_plan(const ti_settings *j, const ti_config *c, FILE *f) {
@@ -160,4 +185,5 @@ void ti_settings_print_plan(const ti_settings *j, const ti_config *c, FILE *f) {
   fprintf(f, "\nsequences of up to %u tokens, %u at once and %u tokens a step in each group\n", j->max_model_len, j->max_num_seqs,
           j->max_num_batched_tokens);
   for (int w = 0; w < j->mesh.workers; w++) print_worker(j, c, w, f);
+  print_losses(j, c, f);
 }

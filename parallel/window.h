@@ -21,8 +21,9 @@ typedef struct ti_window {
 } ti_window;
 
 // bytes: the same on all ranks. within (the same on all ranks): 0: all that can be seen is; n: only ranks of the same run of n, as if each run were a
-// host of its own; with 1 memory is this process's alone. Collective, bounded by ti_coll_set_timeout; c has been reserved for 64 bytes a rank.
-// Errors: NOMEM, or the collective's. A host that refuses to share is no error.
+// host of its own; with 1 memory is this process's alone. Sight need not be mutual (a rank may lack descriptors to open others' windows with).
+// Collective, bounded by ti_coll_set_timeout; c has been reserved for max(64, ranks) bytes a rank. Errors: NOMEM, or the collective's. A host that
+// refuses to share is no error.
 ti_status ti_window_create(ti_coll *c, size_t bytes, int within, ti_window *out, ti_error *err) TI_MUST_CHECK;
 void ti_window_fini(ti_window *w);  // safe on a zeroed struct; the others keep what they have mapped
 

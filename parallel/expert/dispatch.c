@@ -65,7 +65,7 @@ static ti_status route(ti_exchange *x, ti_micro *m, const ti_dispatch_args *a) {
 static void fill_window(ti_exchange *x, ti_micro *m) {
   const int n_top = x->cfg.n_top;
   char *to = ti_exchange_x(x, (int)(m - x->micro));
-  if (m->x == to || x->window.n_peer == 0) return;
+  if (m->x == to) return;
   for (int r = 0; r < m->n_row; r++) {
     bool read = false;
     for (int i = r * n_top; i < (r + 1) * n_top && !read; i++) read = m->slot[i] >= 0 && x->group_sees[x->slot_group[m->slot[i]]];

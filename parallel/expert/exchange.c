@@ -190,7 +190,7 @@ static ti_status make_micro(ti_exchange *x, ti_micro *m, ti_coll *world, const i
   const size_t W = (size_t)x->cfg.mesh.workers, groups = (size_t)x->cfg.mesh.ep;
   ti_status st = world->ops->subset(world, all, (int)W, &m->coll, err);
   if (st) return ti_error_prefix(err, "exchange");
-  const size_t counts = W * ti_size_max((size_t)(1 + x->max_local) * sizeof(int32_t), 64);
+  const size_t counts = W * ti_size_max((size_t)(1 + x->max_local) * sizeof(int32_t), ti_size_max(W, 64));  // or the window's
   st = m->coll->ops->reserve(m->coll, ti_size_max(W * ti_size_max(x->region_bytes, x->back_bytes), counts), 1);
   m->send = ti_lazy_alloc(groups * x->region_bytes);
   m->recv = ti_lazy_alloc(W * x->region_bytes);

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -258,6 +259,39 @@ static void test_values(ti_coll *world, int ep, int etp, bool det, ti_dtype t, i
   ti_exchange_destroy(c.x);
 }
 
+// Sight need not be mutual: odd ranks have a descriptor for their own window and none to open the others' with, so that they show their rows and
+// get the others' in messages.
+static void test_one_sided(ti_coll *world, int etp, bool det, const ti_placement *p) {
+  struct rlimit old, few;
+  const int next = dup(0);
+  CHECK(next >= 0 && getrlimit(RLIMIT_NOFILE, &old) == 0, "descriptors");
+  close(next);
+  few = (struct rlimit){.rlim_cur = (rlim_t)next + 1, .rlim_max = old.rlim_max};
+  if (rank % 2) CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
+  ti_window w;
+  ti_error err = {0};
+  CHECK(world->ops->reserve(world, (size_t)W * 64, 1) == TI_OK, "reserve");
+  CHECK(ti_window_create(world, 4096, 0, &w, &err) == TI_OK, "window: %s", err.text);
+  for (int r = 0; r < W; r++) {
+    CHECK((w.peer[r] != NULL) == (r == rank || rank % 2 == 0), "rank %d's seen: %d", r, w.peer[r] != NULL);
+    CHECK(w.seen[r] == (r != rank && r % 2 == 0), "rank %d sees ours: %d", r, w.seen[r]);
+  }
+  ti_window_fini(&w);
+  world_case c = open_case(world, W / etp, etp, det, TI_F32, 0, p);
+  CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0, "setrlimit");
+  const int after = dup(0);
+  CHECK(after == next, "descriptor %d is next, was %d: a window's was left open", after, next);
+  close(after);
+  static round_state q;
+  for (int i = 0; i < 4; i++) {
+    q = (round_state){.k = ROUTE_RANDOM, .seed = (uint32_t)(300 + i), .padded = i % 2, .in_window = i / 2};
+    round_post(&c, &q, 0);
+    round_experts(&c, &q, 0);
+    round_end(&c, &q, 0, false);
+  }
+  ti_exchange_destroy(c.x);
+}
+
 // The ranks of one host see one another's windows, read what their owners write there, and nothing where memory is private.
 static void test_windows(ti_coll *world) {
   enum { BYTES = 100000 };
@@ -333,6 +367,15 @@ static void test_bad_calls(ti_coll *world, const ti_placement *p) {
         "too many rows");
   CHECK(ti_exchange_dispatch_wait(c.x, 0, &o) == TI_ERR_ARG, "wait before post");
   CHECK(ti_exchange_combine_post(c.x, 0, x) == TI_ERR_ARG, "combine before dispatch");
+  // Others may read this micro's rows until its combine is over: no second dispatch before that.
+  const ti_dispatch_args none = {.x = x, .padded = true};
+  CHECK(ti_exchange_dispatch_post(c.x, &none) == TI_OK && ti_exchange_dispatch_post(c.x, &none) == TI_ERR_ARG, "a dispatch in a dispatch");
+  CHECK(ti_exchange_combine_wait(c.x, 0, x, false) == TI_ERR_ARG, "the end of a combine that was not begun");
+  CHECK(ti_exchange_dispatch_wait(c.x, 0, &o) == TI_OK && ti_exchange_dispatch_post(c.x, &none) == TI_ERR_ARG, "a dispatch under the experts");
+  CHECK(ti_exchange_combine_post(c.x, 0, x) == TI_OK && ti_exchange_dispatch_post(c.x, &none) == TI_ERR_ARG, "a dispatch in a combine");
+  CHECK(ti_exchange_combine_wait(c.x, 0, x, false) == TI_OK && ti_exchange_dispatch_post(c.x, &none) == TI_OK, "a dispatch after it");
+  CHECK(ti_exchange_dispatch_wait(c.x, 0, &o) == TI_OK && ti_exchange_combine_post(c.x, 0, x) == TI_OK, "its experts");
+  CHECK(ti_exchange_combine_wait(c.x, 0, x, false) == TI_OK, "its end");
   ti_exchange_destroy(c.x);
 }
 
@@ -527,6 +570,8 @@ int main(int argc, char **argv) {
       test_values(world, W / etp, etp, v & 1, v & 2 ? TI_BF16 : TI_F32, v / 8, v & 4 ? replicas : identity);
   }
   test_windows(world);
+  for (int etp = 1; etp <= 2 && W % etp == 0 && W > 1; etp++)
+    for (int det = 0; det < 2; det++) test_one_sided(world, etp, det, replicas);
   test_one_copy(world, identity);
   test_set_placement(world, identity, replicas, other);
   test_bad_calls(world, identity);

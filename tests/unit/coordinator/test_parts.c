@@ -134,6 +134,16 @@ Test(load, rows_are_summed_by_expert_and_the_busiest_is_set_against_the_mean) {
   cr_assert_float_eq(ti_metric_get(l.layer[0].switch_loss), 3 * shares, 1e-9);
   cr_assert_float_eq(ti_metric_get(l.layer[0].rank_ratio), 1, 1e-9, "3 rows on either group");
   cr_assert_float_eq(ti_metric_get(l.layer[1].rank_ratio), 2, 1e-9);
+  const double rows[6] = {1, 2, 3, 0, 0, 5}, next[6] = {0.9, 1.8, 5.7, 0, 0, 9.5};  // [layer, expert]; then with b once more
+  for (int i = 0; i < 6; i++) cr_assert_float_eq(ti_metric_get(l.load[i]), rows[i], 1e-9, "%d", i);
+  ti_load_publish(&l);
+  cr_assert_float_eq(ti_metric_get(l.load[1]), 2, 1e-9, "a window without rows says nothing");
+  cr_assert_eq(ti_load_add(&l, &mesh, 2, p, (ti_u32s){b, 2}, &err), TI_OK);
+  ti_load_publish(&l);
+  for (int i = 0; i < 6; i++) cr_assert_float_eq(ti_metric_get(l.load[i]), next[i], 1e-9, "%d", i);
+  ti_metric *named;
+  cr_assert_eq(ti_metrics_add(m, TI_METRIC_GAUGE, "titan_expert_load", "layer=\"1\",expert=\"2\"", "", &named), TI_OK);
+  cr_assert_eq(named, l.load[5]);
   for (int i = 0; i < 2; i++) ti_placement_destroy(p[i]);
   ti_load_fini(&l);
   ti_metrics_destroy(m);

@@ -1,5 +1,6 @@
 // What rank 0 decides, and the arithmetic of what a worker holds, against the checkpoints themselves.
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,6 +92,26 @@ Test(settings, a_length_that_was_not_asked_for_is_cut_to_the_memory) {
   cr_assert_eq(decide(1), TI_ERR_ARG);
   cr_assert(strstr(err.text, "--max-model-len is 4096"), "%s", err.text);
 }
+static const char *plan(int workers) {
+  static char text[8192];
+  cr_assert_eq(decide(workers), TI_OK, "%s", err.text);
+  memset(text, 0, sizeof text);
+  FILE *out = fmemopen(text, sizeof text - 1, "w");
+  ti_settings_print_plan(&s, &model, out);
+  fclose(out);
+  return text;
+}
+Test(settings, the_plan_says_what_is_kept_twice_and_what_a_death_costs) {
+  load(MOE);
+  const char *text = plan(2);
+  cr_assert(strstr(text, "if a worker dies, another has to load up to 12.4 MiB, 3.00 MiB of it experts, and up to 23296 tokens of its group are"),
+            "%s", text);
+  cr_assert_null(strstr(text, "latent"));
+  f.tp = 2;
+  text = plan(2);
+  cr_assert(strstr(text, "MLA's latent is kept by each of a group's 2 tp ranks: 22.5 KiB a token in all\n"), "%s", text);
+  cr_assert(strstr(text, "; the KV cache is on its group's other ranks\n"), "%s", text);
+}
 Test(settings, copies_of_experts_need_experts) {
   load(DENSE);
   f.redundant = 1;
@@ -150,7 +171,8 @@ Test(device, cpu_lists_are_read_as_linux_writes_them) {
 // What is needed, what there is, what would fit.
 Test(device, weights_that_do_not_fit_are_told_with_what_would) {
   const uint64_t gib = 1 << 30;
-  ti_device_room r = {.name = "GPU of a test", .index = 2, .sharers = 1, .tp = 1, .total = 80 * gib, .free = 79 * gib, .share = 0.9, .weights = 71 * gib};
+  ti_device_room r = {
+      .name = "GPU of a test", .index = 2, .sharers = 1, .tp = 1, .total = 80 * gib, .free = 79 * gib, .share = 0.9, .weights = 71 * gib};
   cr_assert_eq(ti_device_fits(&r, &err), TI_OK);
   r.weights = 140 * gib;
   cr_assert_eq(ti_device_fits(&r, &err), TI_ERR_NOMEM);
@@ -167,6 +189,15 @@ Test(device, weights_that_do_not_fit_are_told_with_what_would) {
   cr_assert(strstr(err.text, "other programs") && strstr(err.text, "10.0 GiB"), "%s", err.text);
   r.free = 0;
   cr_assert_eq(ti_device_fits(&r, &err), TI_ERR_NOMEM);  // and comes to an end
+}
+
+Test(device, a_host_has_room_for_all_its_workers_weights) {
+  const uint64_t gib = 1 << 30;
+  cr_assert_eq(ti_host_fits(64 * gib, 4, 16 * gib, 9, &err), TI_OK);
+  cr_assert_eq(ti_host_fits(64 * gib, 4, 17 * gib, 0, &err), TI_ERR_NOMEM);
+  cr_assert(strstr(err.text, "17.0 GiB") && strstr(err.text, "64.0 GiB of memory for 4 workers") && !strstr(err.text, "redundant"), "%s", err.text);
+  cr_assert_eq(ti_host_fits(64 * gib, 1, 65 * gib, 9, &err), TI_ERR_NOMEM);
+  cr_assert(strstr(err.text, "fewer copies than --num-redundant-experts 9"), "%s", err.text);
 }
 
 Test(device, auto_without_a_gpu_says_why) {

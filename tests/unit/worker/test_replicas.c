@@ -17,7 +17,13 @@ typedef struct world {
   ti_engine *e;
   ti_arena arena;
   uint64_t step;
+  uint32_t routed[LAYERS][EXPERTS];  // by the router, in the last step
 } world;
+
+static void on_tap(void *arg, const char *what, int layer, const void *data, int n_row, int n_top) {
+  world *w = arg;
+  for (int i = 0; strcmp(what, "moe.experts") == 0 && i < n_row * n_top; i++) w->routed[layer][((const int32_t *)data)[i]]++;
+}
 
 static void open_world(world *w) {
   uint64_t seed;
@@ -40,6 +46,8 @@ static void open_world(world *w) {
                               .kv_dtype = TI_F32,
                               .kv_bytes = 1 << 20,
                               .n_redundant = REDUNDANT,
+                              .tap = on_tap,
+                              .tap_arg = w,
                               .deterministic = true};
   cr_assert_eq(ti_engine_create(&c, &w->e, &err), TI_OK, "%s", err.text);
   ti_arena_init(&w->arena, 1 << 24);
@@ -50,6 +58,23 @@ static void close_world(world *w) {
   ti_checkpoint_close(w->ckpt);
   ti_coll_destroy(w->self);
   ti_arena_fini(&w->arena);
+}
+
+static const uint32_t copies[LAYERS * SLOTS] = {0, 1, 2, 3, 3, 1, 0, 1, 2, 3, 2, 3};  // of version 1
+
+// The load that a step reports is what its routers chose: each layer's rows, and under the known placement each expert's.
+static void check_load(const world *w, ti_u32s load, bool by_expert) {
+  cr_assert_eq(load.n, LAYERS * SLOTS);
+  for (uint32_t l = 0; l < LAYERS; l++) {
+    uint32_t rows[EXPERTS] = {0}, sum = 0;
+    for (uint32_t i = l * SLOTS; i < (l + 1) * SLOTS; i++) {
+      rows[copies[i]] += load.v[i];
+      sum += load.v[i];
+    }
+    cr_expect_eq(sum, PROMPT * 2, "layer %u: %u rows", l, sum);
+    for (uint32_t e = 0; e < EXPERTS && by_expert; e++)
+      cr_expect_eq(rows[e], w->routed[l][e], "layer %u, expert %u: %u rows, %u routed", l, e, rows[e], w->routed[l][e]);
+  }
 }
 
 // Prefills a fixed prompt under that placement: the greedy token and its logprob's bits; *ready: the version that is here.
@@ -68,13 +93,14 @@ static ti_status prefill(world *w, uint32_t placement, uint32_t *token, float *l
   p.n_assign = p.n_pages = p.n_row = 1;
   ti_step_result r;
   ti_arena_reset(&w->arena);
+  memset(w->routed, 0, sizeof w->routed);
   const ti_status st = ti_engine_step(w->e, &p, &w->arena, &r, err);
   if (st) return st;
   w->step++;
   *token = r.row[0].token.v[0];
   *logprob = r.row[0].logprob.v[0];
   *ready = r.placement;
-  cr_expect_eq(r.expert_load.n, LAYERS * SLOTS);
+  check_load(w, r.expert_load, placement == 1);
   return TI_OK;
 }
 
@@ -83,7 +109,6 @@ static ti_status stage(world *w, const uint32_t *slots, uint32_t n, ti_error *er
 }
 
 Test(replicas, a_plan_puts_them_in_force_and_no_bit_changes) {
-  static const uint32_t slots[LAYERS * SLOTS] = {0, 1, 2, 3, 3, 1, 0, 1, 2, 3, 2, 3};
   world w;
   ti_error err = {0};
   uint32_t token, again, ready = 0;
@@ -91,7 +116,7 @@ Test(replicas, a_plan_puts_them_in_force_and_no_bit_changes) {
   open_world(&w);
   cr_assert_eq(prefill(&w, 0, &token, &lp, &ready, &err), TI_OK, "%s", err.text);
   cr_expect_eq(ready, 0);
-  cr_assert_eq(stage(&w, slots, LAYERS * SLOTS, &err), TI_OK, "%s", err.text);
+  cr_assert_eq(stage(&w, copies, LAYERS * SLOTS, &err), TI_OK, "%s", err.text);
   for (int i = 0; i < 2000 && ready != 1; i++) {
     cr_assert_eq(prefill(&w, 0, &again, &lp2, &ready, &err), TI_OK, "%s", err.text);
     cr_assert(again == token && memcmp(&lp, &lp2, sizeof lp) == 0, "while they load");
