@@ -16,18 +16,25 @@ static __global__ void fault_kernel(volatile int *nowhere) {
 
 static void *wait_and_fault(void *arg) {
   const char *trigger = (const char *)arg;
+  const struct timespec soon = {0, 20000000};
   cudaStream_t s;
-  if (cudaSetDevice(0) != cudaSuccess || cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking) != cudaSuccess) return NULL;
-  fault_kernel<<<1, 1, 0, s>>>(NULL);  // loaded while the device rests: a first launch waits for that
-  (void)cudaStreamSynchronize(s);
+  nanosleep(&soon, NULL);  // the driver, which has called us, is still being set up
+  cudaError_t e = cudaSetDevice(0);
+  if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+  if (e == cudaSuccess) {
+    fault_kernel<<<1, 1, 0, s>>>(NULL);  // loaded while the device rests: a first launch may wait for that
+    e = cudaStreamSynchronize(s);
+  }
+  fprintf(stderr, "gpu_fault: ready: %s\n", cudaGetErrorString(e));
+  if (e != cudaSuccess) return NULL;
   for (int i = 0; i < 60000 && access(trigger, F_OK) != 0; i++) {
     const struct timespec ms = {0, 1000000};
     nanosleep(&ms, NULL);
   }
   if (access(trigger, F_OK) != 0) return NULL;
   fault_kernel<<<1, 1, 0, s>>>((volatile int *)64);
-  const cudaError_t launched = cudaGetLastError(), ended = cudaStreamSynchronize(s);
-  fprintf(stderr, "gpu_fault: launched: %s; ended: %s\n", cudaGetErrorString(launched), cudaGetErrorString(ended));
+  fprintf(stderr, "gpu_fault: launched: %s\n", cudaGetErrorString(cudaGetLastError()));
+  fprintf(stderr, "gpu_fault: ended: %s\n", cudaGetErrorString(cudaStreamSynchronize(s)));
   return NULL;
 }
 
