@@ -516,8 +516,8 @@ typedef struct ti_kernels {
   // Spans begun from here on belong to this step; below 0 they are named (to profilers) and not stamped, which costs the device nothing. At first: 0.
   void (*span_step)(ti_dev *d, int64_t step);
   // 1 .. TI_LINKS links in turn, in one launch; a row's bits are its own, but not those of the ops one by one. TI_ERR_UNSUPPORTED, and nothing done, for
-  // what is not taken: many rows, other types of weights, a deterministic device. ahead: a hint, or NULL: a large matrix that the next chain reads.
-  ti_status (*chain)(ti_dev *d, const ti_link *links, int n, const ti_weight *ahead);
+  // what is not taken: many rows, other types of weights, a deterministic device.
+  ti_status (*chain)(ti_dev *d, const ti_link *links, int n);
 } ti_kernels;
 
 const ti_kernels *ti_kernels_ref(void);

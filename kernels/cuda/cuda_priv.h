@@ -128,7 +128,7 @@ ti_status ti_cuda_gemm_heads(ti_dev *d, const ti_gemm_heads_args *a);
 ti_status ti_cuda_gemm_silu_mul(ti_dev *d, const ti_gemm_silu_mul_args *a);
 
 // gemv_chain.cu
-ti_status ti_cuda_chain(ti_dev *d, const ti_link *links, int n, const ti_weight *ahead);
+ti_status ti_cuda_chain(ti_dev *d, const ti_link *links, int n);
 #ifdef __cplusplus
 }
 #endif

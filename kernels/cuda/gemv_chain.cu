@@ -26,12 +26,18 @@
 #include "kernels/cuda/kv_pool.cuh"
 #include "kernels/cuda/norm.cuh"
 
-enum { WARPS = 8, THREADS = 32 * WARPS, TOKENS = 8, CHUNK = 64, STEP = WARPS * CHUNK / 8 };  // threads that multiply; STEP: in units of 8 numbers
+enum {
+  WARPS = 8,
+  THREADS = 32 * WARPS,
+  MAX_ROWS = 2,  // mma.sync has room for 8; from 4 on the ops one by one are faster
+  CHUNK = 64,
+  STEP = WARPS * CHUNK / 8
+};                                                                  // threads that multiply; STEP: in units of 8 numbers
 enum { HALF = 4, ROWS = 2 * HALF, SUM_LD = ROWS + 4, X_PAD = 32 };  // the pads keep tokens and rows out of one another's banks
-enum { QUAD = 4, ROW_BYTES = QUAD * STEP * 16, ROW_LD = ROW_BYTES + 64, STAGE = ROWS * ROW_LD, DEPTH = 4, SUMS = 8 };
+enum { QUAD = 4, ROW_BYTES = QUAD * STEP * 16, ROW_LD = ROW_BYTES + 64, STAGE = ROWS * ROW_LD, DEPTH = 5, SUMS = 8 };
 static_assert(SUMS > DEPTH && 2 + SUMS <= 16, "see where the sums are put");
 static_assert(HALF == 1 << 2 && TI_CUDA_GATE_RUN == 1 << 6, "the shifts below");
-enum { MAX_SMEM = 226 << 10, TRIES = 1 << 26, PIECE = 16 << 10, AHEAD_BYTES = 24 << 20 };
+enum { MAX_SMEM = 226 << 10, TRIES = 1 << 26 };
 
 typedef enum link_out { PLAIN, SILU, ROPE } link_out;
 
@@ -62,9 +68,6 @@ struct chain {
   link l[TI_LINKS];
   link_rope rope;
   int n, m;
-  const uint8_t *ahead;  // what the next chain reads: a share a block, into L2
-  int64_t ahead_bytes;
-  int ahead_share;
   unsigned long long *meet;  // how often a block has met the others, all launches together
 };
 
@@ -178,11 +181,6 @@ static __device__ __forceinline__ void fetch_all(const chain &c, ring *r, uint8_
       }
     }
   }
-  const int64_t from = (int64_t)blockIdx.x * c.ahead_share, to = min(from + c.ahead_share, c.ahead_bytes);
-  for (int64_t at = from; at < to; at += PIECE) {
-    const uint32_t n = (uint32_t)min((int64_t)PIECE, to - at) & ~15u;
-    if (n) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(c.ahead + at), "r"(n) : "memory");
-  }
 }
 
 // ---- between two products ----
@@ -214,25 +212,109 @@ static __device__ __forceinline__ token token_of(const chain &c) {
   return k;
 }
 
-static __device__ __forceinline__ void put_rope(const chain &c, const link &l, const token &k, int pair0, int row0, int t, int r, float freq,
-                                                float2 v) {
+// Where two sums of a tile go: token t; rows r and r + 1 of the tile (PLAIN), or the pair r. What is added to or turned by is asked for early.
+struct spot {
+  int pair0, row0, t, r;
+  bool writes, quick;  // quick: two bf16 numbers to be added to
+  uint32_t old;
+  float freq;
+};
+static __device__ __forceinline__ spot spot_of(const chain &c, const link &l, int tile, bool puts) {
+  const int lane = threadIdx.x % 32;
+  spot o = {};
+  o.pair0 = tile * HALF;
+  o.row0 = row_of(l, o.pair0);
+  o.t = lane / HALF;
+  o.r = l.out == PLAIN ? lane % HALF * 2 : lane % HALF;
+  o.writes = puts && o.t < c.m && (l.out != PLAIN || o.row0 + o.r < l.a.n);
+  o.quick = l.out == PLAIN && l.a.accumulate && !l.a.f32 && l.a.pairs && !l.a.bias && !l.a.half && o.row0 + o.r + 1 < l.a.n;
+  if (o.writes && o.quick)
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(o.old) : "l"(static_cast<const bf16 *>(l.a.out) + o.t * l.a.ldo + o.row0 + o.r) : "memory");
+  if (o.writes && l.out == ROPE) o.freq = __ldg(c.rope.inv_freq + (o.pair0 & (l.gap - 1)) + o.r);
+  return o;
+}
+
+static __device__ __forceinline__ void put_rope(const chain &c, const link &l, const token &k, const spot &o, float2 v) {
   const link_rope &rope = c.rope;
   float2 cs;
-  sincosf(k.position * freq, &cs.y, &cs.x);
+  sincosf(k.position * o.freq, &cs.y, &cs.x);
   cs.x *= rope.factor, cs.y *= rope.factor;
-  if (l.a.bias) v.x += l.a.bias[row0 + r], v.y += l.a.bias[row0 + l.gap + r];
-  const int head = pair0 >> l.shift, at = (pair0 & (l.gap - 1)) + r;
+  if (l.a.bias) v.x += l.a.bias[o.row0 + o.r], v.y += l.a.bias[o.row0 + l.gap + o.r];
+  const int head = o.pair0 >> l.shift, at = (o.pair0 & (l.gap - 1)) + o.r;
   const bool is_q = head < rope.nq, is_v = head >= rope.nq + rope.nkv;
   v.x = ti_round_bf16(v.x), v.y = ti_round_bf16(v.y);
   if (!is_v) v = ti_rotate(v.x, v.y, cs);
   if (!is_q && !k.page) return;
-  bf16 *const to = is_q ? static_cast<bf16 *>(l.a.out) + t * l.a.ldo + (int64_t)head * 2 * l.gap
+  bf16 *const to = is_q ? static_cast<bf16 *>(l.a.out) + o.t * l.a.ldo + (int64_t)head * 2 * l.gap
                         : reinterpret_cast<bf16 *>(ti_pool_head(rope.pool, k.page, k.slot, head - rope.nq - (is_v ? rope.nkv : 0), is_v));
   to[at] = __float2bfloat16_rn(v.x);
   to[at + l.gap] = __float2bfloat16_rn(v.y);
 }
 
+// The warps' sums of the tile, [WARPS][m][SUM_LD], in their order.
+static __device__ __forceinline__ void put(const chain &c, const link &l, const token &k, const spot &o, const float *sums) {
+  float2 v = make_float2(0.0f, 0.0f);
+#pragma unroll
+  for (int j = 0; j < WARPS; j++) {
+    const float *at = sums + (j * c.m + o.t) * SUM_LD + o.r;
+    v.x += at[0];
+    v.y += at[l.out == PLAIN ? 1 : HALF];
+  }
+  if (l.out == SILU) {
+    static_cast<bf16 *>(l.a.out)[o.t * l.a.ldo + o.pair0 + o.r] = __float2bfloat16_rn(ti_silu_mul(v.x, v.y));
+  } else if (l.out == ROPE) {
+    put_rope(c, l, k, o, v);
+  } else if (o.quick) {
+    v.x += __uint_as_float(o.old << 16), v.y += __uint_as_float(o.old & 0xffff0000u);
+    *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(l.a.out) + o.t * l.a.ldo + o.row0 + o.r) = ti_bf16x2(v.x, v.y);
+  } else {
+    ti_gemv_put(l.a, o.t, o.row0 + o.r, v);
+  }
+}
+
 // ---- the kernel ----
+
+// A quad of steps from step s on: this lane's W at `at`, its x at `x`; units of 16 bytes, `wend` and `xend` of them in the whole row.
+static __device__ __forceinline__ void multiply_quad(float d[2][2][4], const uint4 *at, const uint4 *x, int s, int wend, int xend) {
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  uint4 w[QUAD][2], v[QUAD][2];
+#pragma unroll
+  for (int j = 0; j < QUAD; j++) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int u = (s + j) * STEP + 4 * h;
+      w[j][h] = u < wend ? at[j * STEP + 4 * h] : zero;
+      v[j][h] = u < xend ? x[u] : zero;
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < QUAD; j++) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      mma(d[h][0], v[j][h].x, 0, v[j][h].y, 0, w[j][h].x, w[j][h].y);
+      mma(d[h][1], v[j][h].z, 0, v[j][h].w, 0, w[j][h].z, w[j][h].w);
+    }
+  }
+}
+
+// x of product i in shared memory, once everybody has put out the one before it.
+static __device__ __forceinline__ void next_x(const chain &c, int i, unsigned long long base, bf16 *xs, float *partial, token *k) {
+  const link &l = c.l[i];
+  float norm[2][8];
+  if (l.x.norm) load_norm(l.x, first_part(l.x), norm);
+  if (i > 0) {
+    ti_bar_sync(1, THREADS);
+    if (threadIdx.x == 0) meet_and_wait(c.meet, base + (unsigned long long)i * gridDim.x);
+  }
+  if (l.out == ROPE && threadIdx.x >= 32) *k = token_of(c);
+  if (i > 0) ti_bar_sync(1, THREADS);
+  if (l.x.norm) {
+    norm_x(l.x, c.m, xs, partial, norm);
+  } else {
+    copy_x(l.x, c.m, xs);
+  }
+  ti_bar_sync(1, THREADS);
+}
 
 static __global__ void __launch_bounds__(THREADS + 32, 1) chain_kernel(const __grid_constant__ chain c) {
   extern __shared__ __align__(128) uint8_t stages[];
@@ -264,56 +346,18 @@ static __global__ void __launch_bounds__(THREADS + 32, 1) chain_kernel(const __g
   token k = {};
   for (int i = 0; i < c.n; i++) {
     const link &l = c.l[i];
-    float norm[2][8];
-    if (l.x.norm) load_norm(l.x, first_part(l.x), norm);
-    if (i > 0) {
-      ti_bar_sync(1, THREADS);
-      if (threadIdx.x == 0) meet_and_wait(c.meet, base + (unsigned long long)i * gridDim.x);
-    }
-    if (l.out == ROPE && warp > 0) k = token_of(c);
-    if (i > 0) ti_bar_sync(1, THREADS);
-    if (l.x.norm) {
-      norm_x(l.x, m, xs, partial, norm);
-    } else {
-      copy_x(l.x, m, xs);
-    }
-    ti_bar_sync(1, THREADS);
+    next_x(c, i, base, xs, partial, &k);
     const int k8 = l.x.k / 8, first = warp * (CHUNK / 8) + q, wend = k8 - first, xend = g < m ? wend : 0, steps = (k8 + STEP - 1) / STEP;
     const uint4 *const xg = reinterpret_cast<const uint4 *>(xs + (g < m ? g : 0) * (l.x.k + X_PAD)) + first;
     const uint8_t *const mine = stages + g * ROW_LD + first * 16;
     for (int t = first_tile(dealt); t < l.tiles; t += gridDim.x, turn++, put_warp = put_warp == WARPS - 1 ? 1 : put_warp + 1) {
-      const int pair0 = t * HALF, row0 = row_of(l, pair0), buffer = turn % SUMS;
       const bool puts = warp == put_warp;
-      const int ot = lane / HALF, orow = l.out == PLAIN ? lane % HALF * 2 : lane % HALF;
-      const bool writes = puts && ot < m && (l.out != PLAIN || row0 + orow < l.a.n);
-      const bool quick = l.out == PLAIN && l.a.accumulate && !l.a.f32 && l.a.pairs && !l.a.bias && !l.a.half && row0 + orow + 1 < l.a.n;
-      uint32_t old = 0;
-      float freq = 0.0f;
-      if (writes && quick)
-        asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(old) : "l"(static_cast<const bf16 *>(l.a.out) + ot * l.a.ldo + row0 + orow) : "memory");
-      if (writes && l.out == ROPE) freq = __ldg(c.rope.inv_freq + (pair0 & (l.gap - 1)) + orow);
+      const int buffer = turn % SUMS;
+      const spot o = spot_of(c, l, t, puts);
       float d[2][2][4] = {};
       for (int s = 0; s < steps; s += QUAD) {
-        const uint4 zero = make_uint4(0, 0, 0, 0), *const at = reinterpret_cast<const uint4 *>(mine + slot * STAGE);
-        uint4 w[QUAD][2], x[QUAD][2];
         ti_mbar_wait(&r.full[slot], phase);
-#pragma unroll
-        for (int j = 0; j < QUAD; j++) {
-#pragma unroll
-          for (int h = 0; h < 2; h++) {
-            const int u = (s + j) * STEP + 4 * h;
-            w[j][h] = u < wend ? at[j * STEP + 4 * h] : zero;
-            x[j][h] = u < xend ? xg[u] : zero;
-          }
-        }
-#pragma unroll
-        for (int j = 0; j < QUAD; j++) {
-#pragma unroll
-          for (int h = 0; h < 2; h++) {
-            mma(d[h][0], x[j][h].x, 0, x[j][h].y, 0, w[j][h].x, w[j][h].y);
-            mma(d[h][1], x[j][h].z, 0, x[j][h].w, 0, w[j][h].z, w[j][h].w);
-          }
-        }
+        multiply_quad(d, reinterpret_cast<const uint4 *>(mine + slot * STAGE), xg, s, wend, xend);
         __syncwarp();
         if (lane == 0) ti_mbar_arrive(&r.empty[slot]);
         if (++slot == DEPTH) slot = 0, phase ^= 1;
@@ -330,24 +374,7 @@ static __global__ void __launch_bounds__(THREADS + 32, 1) chain_kernel(const __g
         continue;
       }
       ti_bar_sync(2 + buffer, THREADS);
-      if (!writes) continue;
-      float2 v = make_float2(0.0f, 0.0f);
-#pragma unroll
-      for (int j = 0; j < WARPS; j++) {
-        const float *at = here + (j * m + ot) * SUM_LD + orow;
-        v.x += at[0];
-        v.y += at[l.out == PLAIN ? 1 : HALF];
-      }
-      if (l.out == SILU) {
-        static_cast<bf16 *>(l.a.out)[ot * l.a.ldo + pair0 + orow] = __float2bfloat16_rn(ti_silu_mul(v.x, v.y));
-      } else if (l.out == ROPE) {
-        put_rope(c, l, k, pair0, row0, ot, orow, freq, v);
-      } else if (quick) {
-        v.x += __uint_as_float(old << 16), v.y += __uint_as_float(old & 0xffff0000u);
-        *reinterpret_cast<uint32_t *>(static_cast<bf16 *>(l.a.out) + ot * l.a.ldo + row0 + orow) = ti_bf16x2(v.x, v.y);
-      } else {
-        ti_gemv_put(l.a, ot, row0 + orow, v);
-      }
+      if (o.writes) put(c, l, k, o, here);
     }
     dealt += l.tiles;
   }
@@ -409,25 +436,14 @@ static bool set_link(link *o, link_rope *rope, const ti_link *l, int m) {
   return !l->rope || (a && set_rope(o, rope, a, l->rope));
 }
 
-// What the next chain comes to once it has used up what its ring held from the start: taken to begin with a matrix as large as this one's first.
-static void set_ahead(chain *c, const ti_weight *w, int n_sm) {
-  const int64_t ring = (int64_t)n_sm * DEPTH * ROWS * ROW_BYTES, first = c->n > 1 ? c->l[0].a.n * c->l[0].x.k * 2 : ring / 2;
-  const int64_t skip = ring > first ? (ring - first) & ~(int64_t)255 : 0, all = w->dtype == TI_BF16 ? w->n * w->k * 2 : 0;
-  if (all <= skip) return;
-  c->ahead = (const uint8_t *)w->data + skip;
-  c->ahead_bytes = all - skip < (int64_t)AHEAD_BYTES ? all - skip : (int64_t)AHEAD_BYTES;
-  c->ahead_share = ti_ceil_div(ti_ceil_div(c->ahead_bytes, n_sm), 256) * 256;
-}
-
-extern "C" ti_status ti_cuda_chain(ti_dev *d, const ti_link *links, int n, const ti_weight *ahead) {
+extern "C" ti_status ti_cuda_chain(ti_dev *d, const ti_link *links, int n) {
   assert(n >= 1 && n <= TI_LINKS);
   chain c = {};
   c.n = n, c.m = links[0].gemm ? links[0].gemm->m : links[0].silu_mul->m, c.meet = d->meet;
-  if (d->deterministic || !d->meet || d->major < 9 || c.m > TOKENS) return TI_ERR_UNSUPPORTED;
+  if (d->deterministic || !d->meet || d->major < 9 || c.m > MAX_ROWS) return TI_ERR_UNSUPPORTED;
   for (int i = 0; i < n; i++) {
     if (!set_link(&c.l[i], &c.rope, &links[i], c.m)) return TI_ERR_UNSUPPORTED;
   }
-  if (ahead) set_ahead(&c, ahead, d->n_sm);
   const size_t smem = smem_bytes(&c);
   if (smem > MAX_SMEM) return TI_ERR_UNSUPPORTED;
   if (c.m == 0) return TI_OK;

@@ -112,6 +112,21 @@ static void args_of(cf_dev *d, const layer *y, const state *s, int m, args *a) {
   a->link[3] = (ti_link){.gemm = &a->qkv, .norm = y->attn_norm, .eps = EPS, .rope = &a->rope};
 }
 
+// The most rows that are taken.
+static int most(cf_dev *d, const layer *y) {
+  for (int m = MAX_M; m > 0; m--) {
+    const state s = state_of(d, y);
+    args a;
+    args_of(d, y, &s, m, &a);
+    const ti_status st = d->k->chain(d->d, a.link, 4);
+    if (st == TI_ERR_UNSUPPORTED) continue;
+    cf_ok(d, "chain", st);
+    return m;
+  }
+  cr_assert(false, "%s: chain takes not even one row", d->k->name);
+  return 0;
+}
+
 // ---- a link against its ops ----
 
 static const void *normed(cf_dev *d, const layer *y, const void *x, const float *norm, int m) {
@@ -137,19 +152,19 @@ static void links_once(cf_dev *d, const layer *y, int m) {
   args_of(d, y, &s, m, &a);
   args_of(d, y, &t, m, &b);
   cf_ok(d, "gemm", d->k->gemm(d->d, &b.o));
-  cf_ok(d, "chain of o", d->k->chain(d->d, &a.link[0], 1, NULL));
+  cf_ok(d, "chain of o", d->k->chain(d->d, &a.link[0], 1));
   near(d, "o", cf_down_act(d, s.h, nh), cf_down_act(d, t.h, nh), nh, (double)y->attn);
   cf_ok(d, "copy", d->k->copy(d->d, s.h, t.h, nh * 2));
   b.gate_up.x = normed(d, y, t.h, y->ffn_norm, m);
   b.gate_up.tmp = cf_out_act(d, 2 * na);
   cf_ok(d, "gemm_silu_mul", d->k->gemm_silu_mul(d->d, &b.gate_up));
-  cf_ok(d, "chain of gate and up", d->k->chain(d->d, &a.link[1], 1, &y->down));
+  cf_ok(d, "chain of gate and up", d->k->chain(d->d, &a.link[1], 1));
   near(d, "gate and up", cf_down_act(d, s.act, na), cf_down_act(d, t.act, na), na, (double)(y->hidden * y->hidden));
   b.qkv.x = normed(d, y, t.h, y->attn_norm, m);
   cf_ok(d, "gemm", d->k->gemm(d->d, &b.qkv));
   cf_ok(d, "rope", d->k->rope(d->d, &b.rope.rope));
   cf_ok(d, "kv_append", d->k->kv_append(d->d, &b.rope.kv));
-  cf_ok(d, "chain of qkv", d->k->chain(d->d, &a.link[3], 1, &y->gate_up));
+  cf_ok(d, "chain of qkv", d->k->chain(d->d, &a.link[3], 1));
   const float *got = cf_down_act(d, s.qkv, nq), *want = cf_down_act(d, t.qkv, nq);
   for (int r = 0; r < MAX_M; r++) near(d, "q", got + (size_t)r * width, want + (size_t)r * width, (size_t)(NQ * y->dim), (double)(256 * y->hidden));
   near(d, "the pool", cf_down_act(d, s.kv, y->kv_bytes / 2), cf_down_act(d, t.kv, y->kv_bytes / 2), y->kv_bytes / 2, (double)(256 * y->hidden));
@@ -165,7 +180,7 @@ static left run(cf_dev *d, const layer *y, int m, bool whole, int n) {
   const state s = state_of(d, y);
   args a;
   args_of(d, y, &s, m, &a);
-  for (int i = 0; i < n; i += whole ? n : 1) cf_ok(d, "chain", d->k->chain(d->d, &a.link[i], whole ? n : 1, whole ? &y->gate_up : NULL));
+  for (int i = 0; i < n; i += whole ? n : 1) cf_ok(d, "chain", d->k->chain(d->d, &a.link[i], whole ? n : 1));
   left out = {.h = cf_down_act(d, s.h, (size_t)(MAX_M * y->hidden)),
               .act = cf_down_act(d, s.act, (size_t)(MAX_M * y->ffn)),
               .q = cf_down_act(d, s.qkv, (size_t)(MAX_M * (NQ + 2 * NKV) * y->dim)),
@@ -184,7 +199,7 @@ static const struct shape {
   int64_t hidden, ffn;
   int dim;
   bool bias;
-} shapes[] = {{256, 768, 64, false}, {2048, 5632, 64, false}, {520, 192, 80, true}, {1024, 64, 128, true}, {72, 128, 16, false}};
+} shapes[] = {{256, 768, 64, false}, {2048, 5632, 64, false}, {520, 192, 32, true}, {1024, 64, 128, true}, {72, 128, 16, false}};
 enum { N_SHAPE = sizeof shapes / sizeof *shapes };
 
 Test(chain, a_link_is_its_ops) {
@@ -192,10 +207,9 @@ Test(chain, a_link_is_its_ops) {
     CF_SKIP_WITHOUT(k, chain)
     cf_dev *d = cf_open_as(k, TI_ACT_NONE, 1, false);
     for (int i = 0; i < N_SHAPE; i++) {
-      for (int m = 1; m <= MAX_M; m += i == 1 ? 7 : 3, cf_reset(d)) {
-        const layer y = layer_of(d, shapes[i].hidden, shapes[i].ffn, shapes[i].dim, shapes[i].bias);
-        links_once(d, &y, m);
-      }
+      const layer y = layer_of(d, shapes[i].hidden, shapes[i].ffn, shapes[i].dim, shapes[i].bias);
+      for (int m = most(d, &y); m > 0; m--) links_once(d, &y, m);
+      cf_reset(d);
     }
     cf_close(d);
   }
@@ -207,14 +221,15 @@ Test(chain, a_chain_is_its_links_and_rows_stand_alone) {
     cf_dev *d = cf_open_as(k, TI_ACT_NONE, 1, false);
     for (int i = 0; i < N_SHAPE; i++, cf_reset(d)) {
       const layer y = layer_of(d, shapes[i].hidden, shapes[i].ffn, shapes[i].dim, shapes[i].bias);
-      const left all = run(d, &y, MAX_M, false, 4);
-      for (int m = 1; m <= MAX_M; m++) {
+      const int top = most(d, &y);
+      const left all = run(d, &y, top, false, 4);
+      for (int m = 1; m <= top; m++) {
         const left whole = run(d, &y, m, true, 4);
         same(d, &y, "a chain of four links", &whole, &all, m);
-        if (m == MAX_M) cf_same_bits(d, "the pool after a chain", whole.kv, all.kv, y.kv_bytes);
+        if (m == top) cf_same_bits(d, "the pool after a chain", whole.kv, all.kv, y.kv_bytes);
       }
-      const left three = run(d, &y, MAX_M, true, 3);
-      cf_same_bits(d, "h after three links", three.h, all.h, (size_t)(MAX_M * y.hidden) * sizeof(float));
+      const left three = run(d, &y, top, true, 3);
+      cf_same_bits(d, "h after three links", three.h, all.h, (size_t)(top * y.hidden) * sizeof(float));
     }
     cf_close(d);
   }
@@ -232,7 +247,7 @@ Test(chain, a_hundred_times_the_same_bits) {
       args a;
       args_of(d, &y, &s[i], 1, &a);
       a.o.accumulate = false;  // or h would grow
-      for (int r = 0; r < 100; r++) cf_ok(d, "chain", k->chain(d->d, a.link, 4, NULL));
+      for (int r = 0; r < 100; r++) cf_ok(d, "chain", k->chain(d->d, a.link, 4));
     }
     const size_t n = (size_t)y.hidden;
     cf_same_bits(d, "h after 100 chains", cf_down_act(d, s[1].h, n), cf_down_act(d, s[0].h, n), n * sizeof(float));
@@ -256,7 +271,7 @@ Test(chain, what_is_refused_has_done_nothing) {
       a.rope.rope.interleaved = i == 2;
       const size_t n = (size_t)y.hidden;
       const float *before = cf_down_act(d, s.h, n);
-      const ti_status st = k->chain(d->d, a.link, 4, NULL);
+      const ti_status st = k->chain(d->d, a.link, 4);
       if (st == TI_ERR_UNSUPPORTED)
         cf_same_bits(d, "h of a refused chain", cf_down_act(d, s.h, n), before, n * sizeof(float));
       else

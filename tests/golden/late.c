@@ -313,7 +313,7 @@ static ti_status run_link(late *l, void *args) {
   return st;
 }
 enum { CHAIN_ROWS = 8 };
-static ti_status late_chain(ti_dev *d, const ti_link *links, int n, const ti_weight *ahead) {
+static ti_status late_chain(ti_dev *d, const ti_link *links, int n) {
   if (of(d)->deterministic) return TI_ERR_UNSUPPORTED;
   for (int i = 0; i < n; i++) {
     const ti_gemm_args *a = links[i].gemm;

@@ -20,7 +20,7 @@ ti_status ti_graph_chain_qkv(ti_graph *g, ti_lane *l, const ti_layer_weights *w,
   if (!may_chain(g, l) || w->q_norm) return TI_ERR_UNSUPPORTED;
   ti_qkv_args qkv = ti_graph_qkv_args(g, l, w, layer);
   const ti_link link = qkv_link(g, l, w, &qkv);
-  return g->k->chain(g->d, &link, 1, w->gate_up.n ? &w->gate_up : NULL);
+  return g->k->chain(g->d, &link, 1);
 }
 
 ti_status ti_graph_chain(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
@@ -37,7 +37,7 @@ ti_status ti_graph_chain(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int
     links[3] = qkv_link(g, l, next, &qkv);
   }
   ti_graph_stamp(g, "out, ffn, next qkv", layer);
-  const ti_status st = g->k->chain(g->d, links, next ? 4 : 3, next ? &next->gate_up : NULL);
+  const ti_status st = g->k->chain(g->d, links, next ? 4 : 3);
   ti_graph_stamp_end(g);
   l->chained = st == TI_OK;
   l->projected = st == TI_OK && next;
