@@ -214,6 +214,17 @@ typedef struct ti_gemm_silu_mul_args {  // out = silu(x * gate^T) * (x * up^T), 
   float *q_scale;
 } ti_gemm_silu_mul_args;
 
+// Products of few rows that follow one another in a decode step. A link is: x normed (rmsnorm without residual) where `norm` is set, the product, and
+// rope_append of it where `rope` is set. A later link may read what an earlier one wrote.
+#define TI_LINKS 4
+typedef struct ti_link {
+  const ti_gemm_args *gemm;               // one of
+  const ti_gemm_silu_mul_args *silu_mul;  // these two
+  const float *norm;                      // [k] fp32 or NULL: the norm's weights
+  float eps;
+  const ti_rope_append_args *rope;  // or NULL; its x is gemm's out, of which only q's heads are told afterwards. One link of a chain at most
+} ti_link;
+
 typedef struct ti_attention_args {  // paged GQA attention over KV already appended
   void *out;                        // [n_row, n_head, head_dim] act, row stride ldo
   const void *q;                    // [n_row, n_head, head_dim] act, after RoPE, row stride ldq
@@ -504,6 +515,9 @@ typedef struct ti_kernels {
   const char *(*last_error)(const ti_dev *d);
   // Spans begun from here on belong to this step; below 0 they are named (to profilers) and not stamped, which costs the device nothing. At first: 0.
   void (*span_step)(ti_dev *d, int64_t step);
+  // 1 .. TI_LINKS links in turn, in one launch; a row's bits are its own, but not those of the ops one by one. TI_ERR_UNSUPPORTED, and nothing done, for
+  // what is not taken: many rows, other types of weights, a deterministic device.
+  ti_status (*chain)(ti_dev *d, const ti_link *links, int n);
 } ti_kernels;
 
 const ti_kernels *ti_kernels_ref(void);

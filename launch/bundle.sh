@@ -3,16 +3,19 @@
 #
 #   launch/bundle.sh OUT [more binaries]        then copy OUT anywhere and run OUT/titan-up [--workers N] [flags]
 #
+#   TITAN_SERVE     the binary (build/release/bin/titan-serve); for GPUs build/cuda/bin/titan-serve. NVIDIA's libcublasLt.so.13 is no part of a bundle:
+#                   name it to titan-up in TITAN_CUBLASLT where the host's loader does not find it (without it prompts are slower)
+#
 # From what is installed here (Debian 12's layout). Needs glibc at least as new as this host's on the target. patchelf is used where it is there;
 # otherwise libraries are found through LD_LIBRARY_PATH, which titan-up sets.
 set -euo pipefail
 
-[ $# -ge 1 ] && [ "${1#-}" = "$1" ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] && [ "${1#-}" = "$1" ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=$1
 shift
 serve=${TITAN_SERVE:-$here/../build/release/bin/titan-serve}
-[ -x "$serve" ] || { echo "bundle.sh: no $serve: build it first" >&2; exit 1; }
+[ -x "$serve" ] || { echo "bundle.sh: no $serve: build it (cmake --preset release && cmake --build --preset release --target titan-serve), or name another in TITAN_SERVE" >&2; exit 1; }
 plugins=$(find /usr/lib -type d -name openmpi3 -print -quit)
 pmix=$(find /usr/lib -type d -path '*/lib/pmix' -print -quit)
 [ -n "$plugins" ] || { echo "bundle.sh: Open MPI's plugins are not below /usr/lib" >&2; exit 1; }

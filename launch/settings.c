@@ -144,6 +144,9 @@ static void print_worker(const ti_settings *j, const ti_config *c, int w, FILE *
   for (int i = 0; i < TI_HOLD_COUNT; i++)
     if (h.weight[i]) fprintf(f, "  %-20s %12s\n", ti_holding_name((ti_holding)i), ti_size_text(h.weight[i], a));
   fprintf(f, "  %-20s %12s   as stored\n", "weights", ti_size_text(h.weights, a));
+  const uint64_t linear = h.weights - h.weight[TI_HOLD_EMBED] - h.weight[TI_HOLD_SMALL];
+  if (j->flags.quantization == TI_WEIGHTS_FP8 && (c->weight_dtype == TI_BF16 || c->weight_dtype == TI_F16))
+    fprintf(f, "  %-20s %12s   with --quantization fp8, made at load\n", "", ti_size_text(h.weights - linear / 2, a));
   if (!j->kv_bytes) {
     fprintf(f, "  %-20s %12s   %s a token (%s), as much as is left of %.2f of the GPU's memory\n", "KV cache", "",
             ti_size_text(h.page_bytes / j->page_tokens, b), ti_dtype_name(j->kv_dtype), j->flags.gpu_memory_utilization);

@@ -44,7 +44,7 @@ static void print_device(const ti_trace_summary *s, FILE *to) {
               share(x->device_idle_us, whole), x->device_gap_us / 1000, share(x->device_gap_us, whole));
   }
   fprintf(to, "\nthe device's dearest pieces%12s %9s %9s %7s\n", "ms", "count", "us each", "share");
-  for (int i = 0; i < s->n_device && i < TI_TRACE_DEAREST; i++)
+  for (int i = 0; i < s->n_device && i < TI_TRACE_DEAREST && s->device[i].n; i++)  // dearest first: a kind without spans ends the list
     fprintf(to, "%-26s %12.1f %9llu %9.1f %6.1f%%\n", s->device[i].name, s->device[i].us / 1000, (unsigned long long)s->device[i].n,
             s->device[i].us / (double)s->device[i].n, share(s->device[i].us, all));
 }

@@ -23,6 +23,7 @@ struct ti_dev {
   bool pdl;            // programmatic dependent launch between ops
   void *scratch;       // [scratch_bytes] stream-ordered: an op may use all of it, nothing survives the op
   size_t scratch_bytes;
+  unsigned long long *meet;     // gemv_chain.cu's counter, in device memory; NULL: none
   void *blas;                   // cuBLASLt's state (blas.cu), NULL where the library was not found
   struct ti_cuda_stage *stage;  // stage.c: the pinned ring, page-locked host memory, marks
   struct ti_cuda_spans *spans;  // spans.c: made by the first span
@@ -125,6 +126,9 @@ size_t ti_cuda_gemm_scratch(int max_row, int64_t max_k);
 ti_status ti_cuda_gemm(ti_dev *d, const ti_gemm_args *a);
 ti_status ti_cuda_gemm_heads(ti_dev *d, const ti_gemm_heads_args *a);
 ti_status ti_cuda_gemm_silu_mul(ti_dev *d, const ti_gemm_silu_mul_args *a);
+
+// gemv_chain.cu
+ti_status ti_cuda_chain(ti_dev *d, const ti_link *links, int n);
 #ifdef __cplusplus
 }
 #endif

@@ -75,7 +75,8 @@ ti_status ti_cuda_open(const ti_dev_options *o, ti_dev **out, ti_error *err) {
   d->l2_bytes = (size_t)l2;
   d->pdl = d->major >= 9;
   if (d->major < 9)
-    ti_log_warn("cuda: device %d is of compute capability %d.%d: plain kernels and cuBLASLt, which its authors have not run on one", d->index, d->major, d->minor);
+    ti_log_warn("cuda: device %d is of compute capability %d.%d: plain kernels and cuBLASLt, which its authors have not run on one", d->index,
+                d->major, d->minor);
   st = ti_cuda_stage_init(d);
   if (st != TI_OK) {
     st = ti_error_set(err, st, "cuda device %d: no page-locked host memory for transfers", d->index);
@@ -106,8 +107,9 @@ void ti_cuda_close(ti_dev *d) {
 void *ti_cuda_alloc(ti_dev *d, size_t bytes) {
   void *p = NULL;
   ti_cuda_use(d);
-  const cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
-  if (e == cudaSuccess && cudaMemsetAsync(p, 0, bytes ? bytes : 1, d->stream) == cudaSuccess) return p;
+  cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
+  if (e == cudaSuccess) e = cudaMemsetAsync(p, 0, bytes ? bytes : 1, d->stream);
+  if (e == cudaSuccess) return p;
   (void)ti_cuda_result(d, "alloc", e);
   (void)cudaFree(p);
   return NULL;

@@ -1,9 +1,8 @@
 // Small device code that every kernel file uses: 16-byte bf16 accesses, sums in a fixed order, programmatic dependent launch, and the launch itself.
 //
 // Programmatic dependent launch: a kernel may start while its predecessor in the stream still runs. The rules:
-//   - ti_pdl_wait() stands before the first access to anything that an earlier op wrote, reads or frees (its outputs too: a predecessor may still
-//   read
-//     what this kernel overwrites). Weights, frequencies and launch arguments may be read before.
+//   - ti_pdl_wait() stands before the first access to anything that an earlier op wrote, reads or frees (its outputs too: a predecessor may
+//     still read what this kernel overwrites). Weights, frequencies and launch arguments may be read before.
 //   - every thread of every block calls it on every path: a kernel that ends without it would let its successor pass its predecessor.
 //   - ti_pdl_launch() says that the successor may be scheduled; it is a hint, correct anywhere. First of all in kernels that leave room on an SM: the
 //     product behind a norm then fetches its weights while the product before it still runs.

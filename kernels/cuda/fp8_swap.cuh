@@ -9,7 +9,8 @@
 //        +-------+-------+-------+- - -+                   xs [MT] fp32    (an array of its own behind the ring)
 //          full[i]: TMA's bytes are there      empty[i]: every math warp has read it
 //
-// One thread of the last warp issues all loads; the math warps wait, multiply 128 of K in the tensor core, and add acc * (s_w * s_x) to fp32 sums.
+// One thread of the last warp issues all loads (gemm_fp8_small.cu: one of two warps each W's and x's); the math warps wait, multiply 128 of K in the
+// tensor core, and add acc * (s_w * s_x) to fp32 sums.
 #ifndef TI_KERNELS_CUDA_FP8_SWAP_CUH
 #define TI_KERNELS_CUDA_FP8_SWAP_CUH
 #include "kernels/cuda/hopper.cuh"

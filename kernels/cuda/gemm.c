@@ -37,22 +37,20 @@ static ti_status tile(ti_dev *d, const ti_gemm_args *a) {
   return ti_cuda_gemm_tile(d, &t);
 }
 
-// cuBLASLt, where it is there and has an algorithm for the shape; TI_ERR_UNSUPPORTED otherwise. Columns come out as W's rows stand.
+// bf16 by cuBLASLt, where it is there and has an algorithm for the shape; TI_ERR_UNSUPPORTED otherwise. Columns come out as W's rows stand.
 static ti_status blas(ti_dev *d, const ti_gemm_args *a) {
   const ti_weight *w = a->w;
   if (!d->blas || w->k % 8 != 0 || a->ldx % 8 != 0) return TI_ERR_UNSUPPORTED;
   const ti_blas_args b = {.out = a->out,
                           .x = a->x,
                           .w = w->data,
-                          .x_scale = a->x_scale,
-                          .w_scale = a->x_scale ? w->scale : NULL,
                           .bias = a->bias,
                           .m = a->m,
                           .n = w->n,
                           .k = w->k,
                           .ldx = a->ldx,
                           .ldo = a->ldo,
-                          .scale = a->x_scale ? TI_BLAS_BLOCK : TI_BLAS_NONE,
+                          .scale = TI_BLAS_NONE,
                           .out_dtype = a->out_dtype,
                           .accumulate = a->accumulate};
   d->last_op = "gemm by cuBLASLt";

@@ -3,7 +3,7 @@
 //   grid (split, n / rows, m / tokens); the `split` blocks of a cluster share one tile of out and cut K:
 //
 //               K ->                              a block: a ring of TMA loads (fp8_swap.cuh: W is wgmma's 64-row side, tokens the narrow one),
-//           +---------+---------+---------+       rows / 64 math warpgroups, one warp that loads
+//           +---------+---------+---------+       rows / 64 math warpgroups, two warps that load
 //   n rows  | block 0 | block 1 | block 2 |
 //           +---------+---------+---------+
 //             sums |     |     |      fp32, through distributed shared memory to the block that owns the token (token t: block t / own): up to 16
@@ -11,32 +11,36 @@
 //               red[block][token][row]      the owner waits for the bytes, adds in the order of K, and writes bf16 (or fp32, silu(gate) * up, codes)
 //
 // Bits: the order of sums depends on `split` alone, not on rows, tokens or timing.
-// Latency: after another op in the stream (d->pdl) the first ring of W, up to 200 KB an SM, is on its way before that op has ended.
+// Latency: W's first two stages are asked for some 130 instructions after the start, before other barriers are made (50 clocks each, so all warps
+// make some) and before anybody waits for anybody. Two warps load: W's runs up to 200 KB an SM ahead, after another op in the stream before that op
+// has ended; x's follows when that has. One warp for both issued a stage in 280 to 380 clocks, which bound single blocks (whole K).
 //
 // What bounds it: memory. Measured on an H200 (copy 4.25 TB/s, empty kernel 2.8 us; lab_gemm_fp8_small), us alone / us as one op of a chain under
-// programmatic dependent launch, as a decode step runs it (times faster than cuBLASLt's block128 alone; it has none for m = 1):
-//   n, k            W, MB  at copy   m = 1           m = 16                 m = 64
-//   4096, 7168      29.4      6.9    14.2 /  9.0     13.8 /  9.6 (1.27x)    14.8 / 11.6 (1.27x)
-//   24576, 1536     37.7      8.9    15.2 / 10.5     15.6 / 10.8 (1.13x)    17.0 / 13.0 (1.05x)
-//   7168, 16384    117.4     27.6    34.8 / 30.2     34.5 / 30.7 (1.13x)    37.5 / 33.0 (1.09x)
-//   6144, 4096      25.2      5.9    12.6 /  8.2     12.9 /  8.6 (1.29x)    13.6 / 10.5 (1.23x)
-//   28672, 4096    117.4     27.6    35.4 / 30.2     34.9 / 30.5 (1.06x)    36.4 / 33.1 (0.98x)
-//   4096, 14336     58.7     13.8    21.7 / 16.1     20.9 / 16.9 (1.30x)    22.2 / 18.6 (1.16x)
-//   4096, 4096      16.8      3.9    10.3 /  6.7     10.6 /  7.2 (1.54x)    11.8 /  8.2 (1.39x)
-//   2112, 7168      15.1      3.6    10.1 /  6.2     10.4 /  7.2 (1.62x)    11.9 /  8.3 (1.46x)
-//   7168, 2048      14.7      3.5     9.5 /  5.6      9.7 /  6.4 (1.17x)    11.0 /  7.5 (1.04x)
-//   2560, 2048       5.2      1.2     7.2 /  3.5      7.6 /  3.8 (1.44x)     9.1 /  5.7 (1.22x)
-// Alone, the empty kernel's time is in every figure; the first bytes come 1.3 us after the start (tensor maps, cold code and constants, DRAM), the
-// last ones take 1 us to the output: of 25 to 40 MB that is a third of the time, and why m = 1 stands at 47 to 59 % of the copy there. Chains hide
-// it.
-// From 64 tokens on x costs as much L2 traffic as W (64 rows a block: 2x; the L2 gives the SMs 8.3 TB/s). At 128 shared memory is the limit: W and x
-// written once and read by wgmma, and the scales, which lie along the accumulator's columns, read by every thread: there gemm_fp8.cu, whose tokens
-// are the 64-row side, is faster.
-// Tried and left: a GEMV by mma.sync (f16, K split over warps): 0.3 to 0.7 us faster below 6 MB at m = 1, 5 to 70 % slower above; the cluster's sums
-// by plain remote stores and a releasing cluster barrier (a fence to the whole device); a loader thread that is not elected (votes around every TMA
-// instruction); the tokens' scales and x after all of W (the ring stalls until it is full).
-// The next 10 %: x by multicast to two clusters of the same K (m = 64); for m = 1 W tiled in memory as the ring wants it, so that no tensor map
-// stands before the first byte.
+// programmatic dependent launch, as a decode step runs them (times faster than cuBLASLt's block128 alone; it has none for m = 1). floor: the plain
+// read of W in the same harness (lab_floor.h), alone / in such a chain:
+//   n, k            W, MB  at copy  floor          m = 1           m = 16                 m = 64
+//   4096, 7168      29.4      6.9   10.8 /  7.5    12.5 /  8.5     12.9 /  9.4 (1.37x)    14.2 / 10.9 (1.33x)
+//   24576, 1536     37.7      8.9   12.6 /  9.3    14.2 / 10.1     14.2 / 10.1 (1.24x)    15.1 / 11.9 (1.19x)
+//   7168, 16384    117.4     27.6   30.9 / 26.8    33.8 / 29.7     33.5 / 30.4 (1.17x)    35.6 / 32.9 (1.16x)
+//   6144, 4096      25.2      5.9    9.8 /  6.5    11.4 /  7.3     11.9 /  8.0 (1.41x)    12.8 /  9.5 (1.33x)
+//   28672, 4096    117.4     27.6   30.9 / 26.8    33.8 / 30.1     33.9 / 30.1 (1.09x)    35.8 / 32.6 (1.04x)
+//   4096, 14336     58.7     13.8   17.1 / 13.7    20.2 / 15.3 *   19.6 / 15.6 (1.37x)    21.0 / 17.5 (1.23x)   (*: with K in 3)
+//   4096, 4096      16.8      3.9    7.9 /  4.6     9.3 /  5.4      9.7 /  6.0 (1.68x)    11.0 /  7.6 (1.50x)
+//   2112, 7168      15.1      3.6    7.6 /  4.2     9.0 /  5.1      9.5 /  5.9 (1.78x)    11.2 /  7.9 (1.56x)
+//   7168, 2048      14.7      3.5    7.5 /  4.0     8.5 /  4.9      8.8 /  5.3 (1.30x)    10.0 /  6.6 (1.15x)
+//   2560, 2048       5.2      1.2    5.3 /  1.9     6.5 /  3.1      7.0 /  3.7 (1.56x)     8.8 /  5.3 (1.26x)
+// Alone the floor itself is at 60 to 65 % of copy for 25 to 29 MB, at 70 % for 38: the launch is in every figure and the first bytes come a
+// microsecond after it. Above the floor stands, in clocks of a block (1.7 GHz; (4096, 7168), m = 16 / 64): the first stage complete 3,000 after the
+// start; the sums to their owners 1,050 / 1,850, of which half is waiting for the slowest block; adding and writing 900 / 1,500. Without that end a
+// chain is 0.7 to 1.0 us an op faster (m = 16), 1.4 to 1.6 (m = 64); without x's loads 0.1 to 0.5. At 128 shared memory is the limit: W and x written
+// once and read by wgmma, and the scales, which lie along the accumulator's columns, read by every thread: there gemm_fp8.cu, whose tokens are the
+// 64-row side, is faster. Tried and left: W straight from memory into wgmma's A registers (16 rows at four places of K as its 64; no ring, no
+// cluster): x waits behind W in the load unit, 0.4 us faster at best ((6144, 4096), m = 1), 1 to 10 us slower with more tokens or rows. x by
+// multicast to two tiles of a cluster: chains 10 to 60 % slower, each block waits for the other's stages. x in a ring of its own, 2 to 4 deep, W's
+// longer: 0.5 to 1.5 us slower at 64 tokens. silu by pairs of 128-row blocks that tell each other their maxima: 1 us slower in a row than 256 rows. A
+// GEMV by mma.sync (sm_90 has it for e4m3 only by way of f16). The cluster's sums by plain remote stores and a releasing cluster barrier (a fence to
+// the whole device). The tokens' scales and x after all of W by the same warp (the ring stalls until it is full). The next 10 %: at m = 64 the end:
+// the sums' exchange is a third of it, and the skew of a cluster's blocks another.
 #include "kernels/cuda/gemm_fp8_small.h"
 
 #include <assert.h>
@@ -47,6 +51,9 @@
 
 // Up to so many tokens a block, sums go to their owners from registers, 8 bytes at a time.
 #define TI_SMALL_DIRECT 16
+
+// The math warpgroups, and two warps that load or their warpgroup.
+static inline __host__ __device__ constexpr int threads_of(int rows, int tokens) { return 2 * rows + (tokens > 64 ? 128 : 64); }
 
 // What a launch tells its blocks.
 typedef struct small_params {
@@ -63,7 +70,7 @@ typedef struct small_params {
   int red, done;  // byte offsets: [split][own][ldr] sums, where K is not split in the ring, else behind it, and the barrier that counts their bytes
   int q_ld;
   bool out_f32, accumulate, silu, gate_up, stacked;
-  bool early;  // W before the ops before this one have ended
+  bool simple;  // bf16 as it is
   ti_swap_ring ring;
 } small_params;
 
@@ -194,30 +201,38 @@ TI_DEV void write_four(const small_params &p, float4 v, int m, int n) {
   }
 }
 
-// Half a warp takes 64 rows of a token, the block eight tokens at once, N times over.
+// A warpgroup writes its 64 rows, half a warp a token, N turns of eight tokens at once.
 template <int N>
 TI_DEV void write_some(const small_params &p, const float *red, int m0, int n_own, int n0, int tok, int place) {
-  const bool simple = p.bias == NULL && !p.gate_up && !p.out_f32 && !p.accumulate;
   float4 v[N];
+  int row;
   gather<N>(p, red + place, tok, 8, v);
 #pragma unroll
-  for (int i = 0; i < N; i++) {
-    int row;
-    const float4 u = ti_swap_four(v[i], place, &row);
-    if (tok + 8 * i >= n_own || n0 + row >= p.n) continue;
-    if (simple) {
-      *(uint2 *)((uint16_t *)p.out + (m0 + tok + 8 * i) * p.ldo + n0 + row) = make_uint2(ti_pack_bf16(u.x, u.y), ti_pack_bf16(u.z, u.w));
-    } else {
-      write_four(p, u, m0 + tok + 8 * i, n0 + row);
+  for (int i = 0; i < N; i++) v[i] = ti_swap_four(v[i], place, &row);
+  if (n0 + row >= p.n) return;
+  if (p.simple) {
+    uint16_t *o = (uint16_t *)p.out + (m0 + tok) * p.ldo + n0 + row;
+    const int64_t step = 8 * p.ldo;
+#pragma unroll
+    for (int i = 0; i < N; i++, o += step) {
+      if (tok + 8 * i < n_own) *(uint2 *)o = make_uint2(ti_pack_bf16(v[i].x, v[i].y), ti_pack_bf16(v[i].z, v[i].w));
     }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    if (tok + 8 * i < n_own) write_four(p, v[i], m0 + tok + 8 * i, n0 + row);
   }
 }
 template <int MT>
 TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_own, int n0) {
   constexpr int N = MT <= 8 ? 1 : MT <= 16 ? 2 : 4;
-  const int half = (int)threadIdx.x / 16, groups = p.rows / 64, place = half % groups * 64 + (int)threadIdx.x % 16 * 4;
+  const int place = (int)threadIdx.x / 128 * 64 + (int)threadIdx.x % 16 * 4;
 #pragma unroll 1
-  for (int t = half / groups; t < ((n_own + 7) & ~7); t += 8 * N) write_some<N>(p, red, m0, n_own, n0, t, place);
+  for (int t = (int)threadIdx.x % 128 / 16; t < ((n_own + 7) & ~7); t += 8 * N) {
+    write_some<N>(p, red, m0, n_own, n0, t, place);
+    __syncwarp();
+  }
 }
 
 // silu(gate) * up as device.cuh's ti_silu_mul has it, of four neighbouring outputs, rounded to bf16.
@@ -273,11 +288,10 @@ typedef struct small_block {
   int n_own;                // tokens that it sums up and writes, from rank * own on (none: <= 0)
 } small_block;
 
-// The first stages: by the loader before all else, each barrier just before its use; without x where an op before this one may still write it.
+// W's first stages: by its loader before all else, each barrier just before its use.
 #define FIRST 2
 template <int MT>
-TI_DEV void load_first(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
-                       const CUtensorMap *xs, int ring) {
+TI_DEV void load_first(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, int ring) {
   ti_swap_pos at = ti_swap_first(base, p.ring);
   if (ti_elect()) {
     ti_tma_prefetch_map(w);
@@ -288,13 +302,8 @@ TI_DEV void load_first(uint8_t *smem, uint32_t base, const small_params &p, cons
         ti_fence_mbar_init();
         ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
         load_w(p, w, at, b.kb0 + kb, b.n0);
-        if (!p.early) load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
       }
       ti_swap_next(&at, p.ring, base);
-    }
-    if (p.early) {
-      ti_tma_prefetch_map(x);
-      ti_tma_prefetch_map(xs);
     }
   }
   __syncwarp();
@@ -314,47 +323,42 @@ TI_DEV void init_barriers(uint8_t *smem, const small_params &p, int warp, int wa
   __syncwarp();
 }
 
-// All further loads of this block, by one warp (what else is in its warpgroup looks on). After another op in the stream the first ring of W goes out
-// before that op is known to have ended, and x follows; else a stage's x goes first, so that no stage waits for more than its own bytes.
+// The loads of this block, by one thread each of two warps (what else is in their warpgroup looks on). The first announces each stage's bytes and
+// loads W, as far as the ring goes before the ops before this one have ended; the second loads x, which those may have written.
 template <int MT>
-TI_DEV void load_rest(uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x, const CUtensorMap *xs,
-                      int ring) {
+TI_DEV void load_rest(uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, int ring) {
   ti_swap_pos at = ti_swap_first(base, p.ring);
-  const int early = p.early || ring < FIRST ? ring : FIRST;
 #pragma unroll 1
-  for (int kb = 0; kb < early; kb++) {
+  for (int kb = 0; kb < b.n_kb; kb++) {
+    if (kb >= ring) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
     if (kb >= FIRST) {
       ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
       load_w(p, w, at, b.kb0 + kb, b.n0);
     }
     ti_swap_next(&at, p.ring, base);
   }
+}
+TI_DEV void load_all_x(uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *x, const CUtensorMap *xs, int ring) {
+  ti_swap_pos at = ti_swap_first(base, p.ring);
   ti_griddep_wait();
-  if (p.early) {
-    at = ti_swap_first(base, p.ring);
 #pragma unroll 1
-    for (int kb = 0; kb < ring; kb++) {
-      load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
-      ti_swap_next(&at, p.ring, base);
-    }
-  }
-#pragma unroll 1
-  for (int kb = early; kb < b.n_kb; kb++) {
+  for (int kb = 0; kb < b.n_kb; kb++) {
     if (kb >= ring) ti_swap_wait(at.bar + 8 * (uint32_t)p.ring.stages, at.parity ^ 1);
-    ti_swap_expect(at.bar, p.ring.stage_bytes + MT * 4);
     load_x(base, p, x, xs, at, b.kb0 + kb, b.m0);
-    load_w(p, w, at, b.kb0 + kb, b.n0);
     ti_swap_next(&at, p.ring, base);
   }
 }
 template <int MT>
 TI_DEV void load_role(uint8_t *smem, uint32_t base, const small_params &p, const small_block &b, const CUtensorMap *w, const CUtensorMap *x,
-                      const CUtensorMap *xs, bool loader, int ring) {
-  if (loader) {
-    if (ti_elect()) load_rest<MT>(base, p, b, w, x, xs, ring);
-    __syncwarp();
-    if ((threadIdx.x & 31) == 0 && p.split > 1 && b.n_own > 0) {  // any time before the sums are asked for
-      ti_mbar_expect((uint64_t *)(smem + p.done), (uint32_t)((p.split - 1) * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
+                      const CUtensorMap *xs, int loader, int ring) {
+  if (loader < 2 && ti_elect()) {
+    if (loader == 0) {
+      load_rest<MT>(base, p, b, w, ring);
+      if (p.split > 1 && b.n_own > 0) {  // any time before the sums are asked for
+        ti_mbar_expect((uint64_t *)(smem + p.done), (uint32_t)((p.split - 1) * b.n_own * (MT > TI_SMALL_DIRECT ? p.ldr : p.rows) * 4));
+      }
+    } else {
+      load_all_x(base, p, b, x, xs, ring);
     }
   }
   __syncwarp();
@@ -393,7 +397,7 @@ TI_DEV void math_role(uint8_t *smem, uint32_t base, const small_params &p, const
 }
 
 template <int MT>
-static __global__ void __launch_bounds__(ti_swap_threads(MT), 1)
+static __global__ void __launch_bounds__(threads_of(ti_swap_rows(MT), MT), 1)
     fp8_small(const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap xs,
               const __grid_constant__ small_params p) {
   extern __shared__ __align__(1024) uint8_t smem[];
@@ -407,7 +411,13 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT), 1)
   b.n_own = left < p.own ? left : p.own;
   const int warp = (int)ti_swap_uniform(threadIdx.x / 32), loader = p.rows / 16, ring = b.n_kb < p.ring.stages ? b.n_kb : p.ring.stages;
   if (warp == loader) {
-    load_first<MT>(smem, base, p, b, &w, &x, &xs, ring);
+    load_first<MT>(smem, base, p, b, &w, ring);
+  } else if (warp == loader + 1) {
+    if (ti_elect()) {
+      ti_tma_prefetch_map(&x);
+      ti_tma_prefetch_map(&xs);
+    }
+    __syncwarp();
   } else if (warp < loader) {
     init_barriers(smem, p, warp, loader, ring);
   }
@@ -416,7 +426,7 @@ static __global__ void __launch_bounds__(ti_swap_threads(MT), 1)
   ti_griddep_launch();
   if (warp >= loader) {
     if (MT > 64) ti_reg_dealloc<32>();
-    load_role<MT>(smem, base, p, b, &w, &x, &xs, warp == loader, ring);
+    load_role<MT>(smem, base, p, b, &w, &x, &xs, warp - loader, ring);
   } else {
     if (MT > 64) ti_reg_alloc<232>();
     math_role<MT>(smem, base, p, b);
@@ -456,7 +466,7 @@ static int at_most(int x, int most) { return x < most ? x : most; }
 
 // From the lab's sweeps on an H200, alone and in chains: the figures are those that came out best there.
 //   up to 64 tokens   64 rows, two blocks an SM (so that the next op's blocks find room beside this one's), K split until there are some 220 blocks;
-//                     the split is the same for all m
+//                     the split is the same for all m. Long K: one wave of one block an SM
 //   large n           whole K: one wave of 64 rows, three blocks an SM, where they fit; else four an SM, or 128 rows where x weighs as much as W
 //   silu              256 rows, so that a block has a scale's outputs
 //   65 ..             128 tokens a block, one an SM; a split of 3 or more would leave SMs out (clusters and GPCs). gemm_fp8 is faster where it takes
@@ -469,6 +479,8 @@ extern "C" ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool si
   } else if (m > 64) {
     p.tokens = 128, p.per_sm = 1, p.split = at_most(n_sm / tiles, 2);
     if (tiles > n_sm) p.rows = 128;
+  } else if (2 * tiles <= n_sm && n_kb >= 96) {
+    p.split = n_sm / tiles, p.per_sm = 1;
   } else if (3 * tiles <= 4 * n_sm) {
     p.split = n_sm * 17 / 10 / tiles;
   } else if (tiles > 2 * n_sm && tiles <= 3 * n_sm) {
@@ -507,7 +519,8 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   p.ldo = a->ldo ? a->ldo : a->silu ? a->n / 2 : a->n;
   p.w_scale_ld = a->w_scale_ld ? a->w_scale_ld : n_kb;
   p.m = a->m, p.n = a->n, p.n_kb = n_kb / split, p.n_longer = n_kb % split, p.rows = plan.rows, p.split = split, p.q_ld = (a->m + 3) & ~3;
-  p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.stacked = a->stacked, p.early = d->pdl;
+  p.out_f32 = a->out_f32, p.accumulate = a->accumulate, p.silu = a->silu, p.gate_up = a->gate_up, p.stacked = a->stacked;
+  p.simple = a->bias == NULL && !a->gate_up && !a->out_f32 && !a->accumulate;
   const int tok = a->m < plan.tokens ? a->m : plan.tokens, kb_most = (n_kb + split - 1) / split;
   p.own = (tok + split - 1) / split, p.own_inv = (65536 + p.own - 1) / p.own;
   p.ldr = plan.rows + 4;
@@ -528,7 +541,7 @@ extern "C" ti_status ti_cuda_fp8_small(ti_dev *d, const ti_fp8_small_args *a) {
   cudaLaunchAttribute at[2];
   cudaLaunchConfig_t c = {};
   c.gridDim = dim3((unsigned)split, (unsigned)((a->n + plan.rows - 1) / plan.rows), (unsigned)((a->m + plan.tokens - 1) / plan.tokens));
-  c.blockDim = dim3((unsigned)(plan.rows * 2 + ti_swap_load_threads(plan.tokens)));
+  c.blockDim = dim3((unsigned)threads_of(plan.rows, plan.tokens));
   c.dynamicSmemBytes = (size_t)smem;
   c.stream = d->stream;
   c.attrs = at;

@@ -39,7 +39,7 @@ typedef struct ti_fp8_small_args {
 
 bool ti_cuda_fp8_small_takes(const ti_fp8_small_plan *p);  // whether there is a kernel for it
 // The measured choice for a shape. deterministic: whole K, for every m (on an H200 nothing at n >= 6,144, up to
-// 1.2 times the time at (4096, 7168), 2.3 times at (576, 7168)).
+// 1.3 times the time at (4096, 7168), 2.3 times at (576, 7168)).
 ti_fp8_small_plan ti_cuda_fp8_small_plan(int m, int n, int k, bool silu, bool deterministic, int n_sm);
 
 // One launch, no scratch. With d->pdl, W is prefetched before the op before has ended: W is never written by an op.

@@ -33,8 +33,8 @@ bool ti_gemv_bf16_takes(const ti_gemv_bf16_args *a);
 // The tile that measured best. It depends on the matrix and the device alone.
 ti_gemv_bf16_tile ti_gemv_bf16_pick(const ti_dev *d, int64_t n, int64_t k, bool silu_mul);
 // One launch, no scratch. Above 64 rows W is read once for each 64. The order of sums is a function of (n, k): a row's bits are the same for every m,
-// but that up to 8 rows of a matrix of up to 64 MB take ti_cuda_gemv_bf16_direct, unless the device is deterministic, `tile` is set, or with
-// silu_mul.
+// but that up to 8 rows of a matrix of up to 64 MB take ti_cuda_gemv_bf16_direct, unless the device is deterministic or launches dependently (pdl),
+// `tile` is set, or with silu_mul.
 ti_status ti_cuda_gemv_bf16(ti_dev *d, const ti_gemv_bf16_args *a);
 // By another kernel, for m <= TI_GEMV_BF16_DIRECT_ROWS and without silu_mul: sooner done with small matrices; its order is a function of k alone.
 #define TI_GEMV_BF16_DIRECT_ROWS 8

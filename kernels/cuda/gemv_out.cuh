@@ -33,7 +33,7 @@ static __device__ __forceinline__ int64_t ti_gemv_column(int64_t r, int64_t half
   return r / (2 * RUN) * RUN + r % RUN + (r % (2 * RUN) >= RUN ? half : 0);
 }
 
-// Two neighbouring rows' sums for one token; row is even.
+// Two neighbouring rows' sums for one token; row is even. What is added to comes from L2: gemv_chain.cu's blocks may just have written it.
 static __device__ __forceinline__ void ti_gemv_put(const ti_gemv_out &a, int token, int64_t row, float2 v) {
   const int64_t c = ti_gemv_column(row, a.half), i = token * a.ldo + c;
   const bool two = row + 1 < a.n;
@@ -44,8 +44,8 @@ static __device__ __forceinline__ void ti_gemv_put(const ti_gemv_out &a, int tok
   if (a.f32) {
     float *o = static_cast<float *>(a.out) + i;
     if (a.accumulate) {
-      v.x += o[0];
-      if (two) v.y += o[1];
+      v.x += __ldcg(o);
+      if (two) v.y += __ldcg(o + 1);
     }
     if (two && a.pairs) {
       *reinterpret_cast<float2 *>(o) = v;
@@ -56,8 +56,8 @@ static __device__ __forceinline__ void ti_gemv_put(const ti_gemv_out &a, int tok
   } else {
     bf16 *o = static_cast<bf16 *>(a.out) + i;
     if (a.accumulate) {
-      v.x += __bfloat162float(o[0]);
-      if (two) v.y += __bfloat162float(o[1]);
+      v.x += __bfloat162float(__ldcg(o));
+      if (two) v.y += __bfloat162float(__ldcg(o + 1));
     }
     if (two && a.pairs) {
       *reinterpret_cast<uint32_t *>(o) = ti_bf16x2(v.x, v.y);

@@ -14,26 +14,7 @@
 // rows 46 us, 51% of copy (KV e4m3 49 us), with every row in a page of its own, so that a head's 256 bytes lie alone. Asking for the row before sin
 // and cos are made did not change that; several rows a block, which would keep more bytes on their way and share the table's look-ups, is the next
 // thing to try.
-#include "kernels/cuda/device.cuh"
-
-struct pool {  // where a row's KV goes
-  uint8_t *kv;
-  ti_kv_layout l;
-  const int32_t *place, *seq, *table;
-  int table_stride, layer;
-};
-
-static pool pool_of(const ti_kv_append_args *a) {
-  const ti_batch *b = a->batch;
-  return {(uint8_t *)a->kv, *a->layout, b->place, b->seq, b->block_table, b->table_stride, a->layer};
-}
-
-// First byte of the layer in the page of a place, and the token inside it.
-static __device__ __forceinline__ uint8_t *page_of(const pool &p, int row, int place, int *slot) {
-  *slot = place & (p.l.page_tokens - 1);
-  const int32_t page = p.table[(int64_t)p.seq[row] * p.table_stride + place / p.l.page_tokens];
-  return p.kv + (size_t)page * p.l.page_bytes + (size_t)p.layer * p.l.layer_bytes;
-}
+#include "kernels/cuda/kv_pool.cuh"
 
 // ---- the fast kernel ----
 
@@ -53,10 +34,8 @@ static __device__ __forceinline__ void rotate(float x[8], const float2 *cs, int 
   if (interleaved) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const float2 t = cs[4 * lane + i];
-      const float u = x[2 * i], v = x[2 * i + 1];
-      x[2 * i] = u * t.x - v * t.y;
-      x[2 * i + 1] = v * t.x + u * t.y;
+      const float2 r = ti_rotate(x[2 * i], x[2 * i + 1], cs[4 * lane + i]);
+      x[2 * i] = r.x, x[2 * i + 1] = r.y;
     }
     return;
   }
@@ -65,14 +44,14 @@ static __device__ __forceinline__ void rotate(float x[8], const float2 *cs, int 
   for (int i = 0; i < 8; i++) {
     const float2 t = cs[8 * (lane % (LANES / 2)) + i];
     const float other = __shfl_xor_sync(0xffffffffu, x[i], LANES / 2);
-    x[i] = upper ? x[i] * t.x + other * t.y : x[i] * t.x - other * t.y;
+    x[i] = upper ? ti_rotate(other, x[i], t).y : ti_rotate(x[i], other, t).x;
   }
 }
 
 template <int LANES>
-static __device__ __forceinline__ void store_head(const pool &p, uint8_t *page, int slot, int head, bool is_v, int lane, const float x[8],
+static __device__ __forceinline__ void store_head(const ti_pool &p, uint8_t *page, int slot, int head, bool is_v, int lane, const float x[8],
                                                   float amax) {
-  uint8_t *dst = page + (is_v ? p.l.v_offset : 0) + (size_t)head * p.l.head_stride + (size_t)slot * p.l.token_stride;
+  uint8_t *dst = ti_pool_head(p, page, slot, head, is_v);
   if (p.l.dtype == TI_BF16) {
     ti_store8((bf16 *)dst + 8 * lane, x);
   } else if (p.l.dtype == TI_F32) {
@@ -90,7 +69,7 @@ static __device__ __forceinline__ void store_head(const pool &p, uint8_t *page, 
 }
 
 template <int LANES>
-static __global__ void __launch_bounds__(256) heads_kernel(heads a, pool p) {
+static __global__ void __launch_bounds__(256) heads_kernel(heads a, ti_pool p) {
   __shared__ float2 cs[4 * LANES];
   ti_pdl_launch();
   const int row = blockIdx.x, lane = threadIdx.x % LANES, head = blockIdx.y * (256 / LANES) + threadIdx.x / LANES;
@@ -104,7 +83,7 @@ static __global__ void __launch_bounds__(256) heads_kernel(heads a, pool p) {
   float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
   if (any) ti_load8(src, x);  // on their way while sin and cos are made
   int slot = 0;
-  uint8_t *page = any && !is_q && place >= 0 ? page_of(p, row, place, &slot) : nullptr;
+  uint8_t *page = any && !is_q && place >= 0 ? ti_pool_page(p, row, place, &slot) : nullptr;
   if (a.position && threadIdx.x < 4 * LANES) {
     float sin, cos;
     sincosf((float)a.position[row] * freq, &sin, &cos);
@@ -134,7 +113,7 @@ static __global__ void __launch_bounds__(256) heads_kernel(heads a, pool p) {
   }
 }
 
-static ti_status launch_heads(ti_dev *d, const char *op, int n_row, const heads &a, const pool &p) {
+static ti_status launch_heads(ti_dev *d, const char *op, int n_row, const heads &a, const ti_pool &p) {
   const int lanes = p.l.head_dim / 8, blocks = ti_ceil_div((int64_t)(a.nq + 2 * a.nkv) * lanes, 256);
   auto *kernel = lanes == 8 ? heads_kernel<8> : lanes == 16 ? heads_kernel<16> : heads_kernel<32>;
   return ti_launch(d, op, kernel, dim3(n_row, blocks), 256, 0, a, p);
@@ -148,7 +127,7 @@ static bool fast_dims(const ti_kv_append_args *a, int64_t ldk, int64_t ldv) {
 
 // ---- the plain kernels: a warp a head, a warp a run of 128 latent numbers ----
 
-static __device__ void store_run(const pool &p, uint8_t *dst, float *scale, const bf16 *x, int n, ti_dtype t) {
+static __device__ void store_run(const ti_pool &p, uint8_t *dst, float *scale, const bf16 *x, int n, ti_dtype t) {
   const int lane = threadIdx.x % 32;
   float amax = 0.0f;
   for (int i = lane; i < n && t == TI_E4M3; i += 32) amax = fmaxf(amax, fabsf(__bfloat162float(x[i])));
@@ -166,31 +145,31 @@ static __device__ void store_run(const pool &p, uint8_t *dst, float *scale, cons
   if (t == TI_E4M3 && lane == 0) *scale = s;
 }
 
-static __global__ void append_plain_kernel(const bf16 *k, const bf16 *v, int64_t ldk, int64_t ldv, pool p) {
+static __global__ void append_plain_kernel(const bf16 *k, const bf16 *v, int64_t ldk, int64_t ldv, ti_pool p) {
   ti_pdl_launch();
   ti_pdl_wait();
   const int row = blockIdx.x, place = p.place[row], nkv = p.l.n_kv_head, dim = p.l.head_dim;
   if (place < 0) return;
   int slot;
-  uint8_t *page = page_of(p, row, place, &slot);
+  uint8_t *page = ti_pool_page(p, row, place, &slot);
   for (int u = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32; u < 2 * nkv; u += gridDim.y * (blockDim.x / 32)) {
     const bool is_v = u >= nkv;
     const int h = is_v ? u - nkv : u;
     const bf16 *x = (is_v ? v + row * ldv : k + row * ldk) + (int64_t)h * dim;
-    uint8_t *dst = page + (is_v ? p.l.v_offset : 0) + (size_t)h * p.l.head_stride + (size_t)slot * p.l.token_stride;
+    uint8_t *dst = ti_pool_head(p, page, slot, h, is_v);
     float *scale = (float *)(page + (is_v ? p.l.v_scale_offset : p.l.k_scale_offset)) + h * p.l.page_tokens + slot;
     store_run(p, dst, scale, x, dim, p.l.dtype);
   }
 }
 
-static __global__ void append_latent_kernel(const bf16 *latent, const bf16 *rope, int64_t ldk, int64_t ldv, pool p) {
+static __global__ void append_latent_kernel(const bf16 *latent, const bf16 *rope, int64_t ldk, int64_t ldv, ti_pool p) {
   enum { RUN = 128 };
   ti_pdl_launch();
   ti_pdl_wait();
   const int row = blockIdx.x, place = p.place[row], runs = (p.l.latent + RUN - 1) / RUN;
   if (place < 0) return;
   int slot;
-  uint8_t *token = page_of(p, row, place, &slot);
+  uint8_t *token = ti_pool_page(p, row, place, &slot);
   token += (size_t)slot * p.l.token_stride;
   const size_t el = p.l.dtype == TI_F32 ? 4 : p.l.dtype == TI_BF16 ? 2 : 1;
   float *scale = (float *)(token + p.l.latent);
@@ -216,10 +195,10 @@ ti_status ti_cuda_kv_append(ti_dev *d, const ti_kv_append_args *a) {
   const bf16 *k = (const bf16 *)a->k, *v = (const bf16 *)a->v;
   if (fast_dims(a, ldk, ldv)) {
     const heads h = {nullptr, k, v, 0, ldk, ldv, 0, l->n_kv_head, nullptr, nullptr, 1.0f, false};
-    return launch_heads(d, "kv_append", n_row, h, pool_of(a));
+    return launch_heads(d, "kv_append", n_row, h, ti_pool_of(a));
   }
-  if (!gqa) return ti_launch(d, "kv_append", append_latent_kernel, n_row, 160, 0, k, v, ldk, ldv, pool_of(a));
-  return ti_launch(d, "kv_append", append_plain_kernel, dim3(n_row, ti_ceil_div(2 * l->n_kv_head, 8)), 256, 0, k, v, ldk, ldv, pool_of(a));
+  if (!gqa) return ti_launch(d, "kv_append", append_latent_kernel, n_row, 160, 0, k, v, ldk, ldv, ti_pool_of(a));
+  return ti_launch(d, "kv_append", append_plain_kernel, dim3(n_row, ti_ceil_div(2 * l->n_kv_head, 8)), 256, 0, k, v, ldk, ldv, ti_pool_of(a));
 }
 
 ti_status ti_cuda_rope_append(ti_dev *d, const ti_rope_append_args *a) {
@@ -235,7 +214,7 @@ ti_status ti_cuda_rope_append(ti_dev *d, const ti_rope_append_args *a) {
   if (fast_dims(&a->kv, ldk, ldv) && r->rope_dim == r->head_dim && r->offset == 0 && (ldq & 7) == 0 && ti_aligned16(r->x)) {
     const heads h = {(bf16 *)r->x, (const bf16 *)a->kv.k, (const bf16 *)a->kv.v, ldq,           ldk, ldv, nq, l->n_kv_head,
                      r->position,  r->inv_freq,           r->attn_factor,        r->interleaved};
-    return launch_heads(d, "rope_append", r->n_row, h, pool_of(&a->kv));
+    return launch_heads(d, "rope_append", r->n_row, h, ti_pool_of(&a->kv));
   }
   const ti_status st = ti_cuda_rope(d, r);
   return st != TI_OK ? st : ti_cuda_kv_append(d, &a->kv);

@@ -21,9 +21,10 @@
 // next row). One row: three trips to memory or L2, one after the other, probably bound it.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/quant_fp8.h"
 
-enum { BLOCK = 128, WARPS = 8, NORM_THREADS = 448, NORM_STAGES = 3 };
+enum { BLOCK = 128, WARPS = 8, NORM_THREADS = TI_NORM_THREADS, NORM_STAGES = 3 };
 
 // ---- codes ----
 
@@ -178,12 +179,12 @@ struct norm_args {
 // What follows the sum: thread t has vectors v at 8 (v blockDim + t).
 template <int V>
 static __device__ __forceinline__ void norm_finish(const norm_args &a, int64_t row, float x[V][8], const float w[V][8], float sum) {
-  const float inv = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
+  const float inv = ti_norm_inverse(sum, a.dim, a.eps);
 #pragma unroll
   for (int v = 0; v < V; v++) {
     const int c = 8 * (v * blockDim.x + threadIdx.x);
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[v][i] = c < a.dim ? ti_round_bf16(x[v][i] * (inv * w[v][i])) : 0.0f;
+    for (int i = 0; i < 8; i++) x[v][i] = c < a.dim ? ti_norm_one(x[v][i], inv, w[v][i]) : 0.0f;
     if (a.out && c < a.dim) ti_store8(a.out + row * a.ldo + c, x[v]);
     if (!a.q) continue;
     const divisor d = divisor_of(lanes_max<16>(amax8(x[v])));
@@ -207,8 +208,7 @@ static __device__ __forceinline__ float norm_row(const norm_args &a, int64_t row
       for (int i = 0; i < 8; i++) x[v][i] += r[i];
       if (c < a.dim) ti_store8(a.residual + row * a.dim + c, x[v]);
     }
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum += x[v][i] * x[v][i];
+    sum = ti_norm_add8(sum, x[v]);
   }
   return sum;
 }
@@ -334,8 +334,8 @@ ti_status ti_cuda_rmsnorm(ti_dev *d, const ti_rmsnorm_args *a) {
   const bool vec = ((a->dim | n.ldx | n.ldo) & 7) == 0 && a->dim <= 4 * 8 * NORM_THREADS && ti_aligned16(a->x) && ti_aligned16(a->out) &&
                    ti_aligned16(a->residual) && ti_aligned16(a->weight) && ((uintptr_t)a->q & 7) == 0;
   if (!vec) return ti_launch(d, "rmsnorm", norm_plain_kernel, a->n_row, 32 * WARPS, 0, n);
-  // The order of the sum is a function of dim: so must V and the number of threads be.
-  const int v = a->dim <= 1024 ? 1 : a->dim <= 2 * 8 * NORM_THREADS ? 2 : 4, threads = 32 * ti_ceil_div(a->dim, 8 * 32 * v);
+  const ti_norm_shape shape = ti_norm_shape_of(a->dim);
+  const int v = shape.v, threads = shape.threads;
   const int on_sm = v == 4 ? 1 : 2 * NORM_THREADS / threads < 8 ? 2 * NORM_THREADS / threads : 8;
   if (a->n_row <= 2 * on_sm * d->n_sm || d->major < 9) {
     return ti_launch(d, "rmsnorm", v == 1 ? norm_kernel<1> : v == 2 ? norm_kernel<2> : norm_kernel<4>, a->n_row, threads, 0, n);

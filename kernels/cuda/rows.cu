@@ -6,7 +6,7 @@
 //
 // On an H200 (lab_rows, Llama-3-8B's widths, copy 4.25 TB/s, an empty kernel 2.75 us): 4,096 rows of silu_mul 84 us (98% of copy), add 24 us (97%),
 // embed 11 us (its output stays in L2); one row 3.4 to 3.7 us. What is left in decode is the launch: only fusion into a neighbour would save it.
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/kv_pool.cuh"
 #include "kernels/cuda/quant_fp8.h"
 
 static bool by8(int64_t a, int64_t b = 0, int64_t c = 0) { return ((a | b | c) & 7) == 0; }
@@ -71,8 +71,9 @@ static __global__ void rope_kernel(bf16 *x, const int32_t *position, const float
   bf16 *head = x + blockIdx.x * ld + (int64_t)h * head_dim + offset;
   bf16 *p = interleaved ? head + 2 * i : head + i, *q = interleaved ? p + 1 : p + half;
   const float u = __bfloat162float(*p), v = __bfloat162float(*q);
-  *p = __float2bfloat16_rn(u * cos - v * sin);
-  *q = __float2bfloat16_rn(v * cos + u * sin);
+  const float2 r = ti_rotate(u, v, make_float2(cos, sin));
+  *p = __float2bfloat16_rn(r.x);
+  *q = __float2bfloat16_rn(r.y);
 }
 
 ti_status ti_cuda_rope(ti_dev *d, const ti_rope_args *a) {

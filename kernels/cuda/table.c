@@ -14,9 +14,13 @@ void ti_cuda_ops_init(ti_dev *d) {
   } else {
     ti_log_warn("cuda: device %d goes without cuBLASLt, products of many rows will be slower: %s", d->index, err.text);
   }
+  d->meet = ti_cuda_alloc(d, sizeof *d->meet);  // zeroed
 }
 
-void ti_cuda_ops_fini(ti_dev *d) { ti_blas_close(d->blas); }
+void ti_cuda_ops_fini(ti_dev *d) {
+  ti_blas_close(d->blas);
+  (void)cudaFree(d->meet);
+}
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
@@ -81,6 +85,7 @@ static const ti_kernels cuda_kernels = {
     .spans = ti_cuda_spans,
     .last_error = ti_cuda_last_error,
     .span_step = ti_cuda_span_step,
+    .chain = ti_cuda_chain,
 };
 
 const ti_kernels *ti_kernels_cuda(void) { return &cuda_kernels; }

@@ -13,6 +13,7 @@
 
 #include "model/tokenizer.h"
 #include "tests/golden/fixture.h"
+#include "tests/golden/late.h"
 
 #define ROUTE_TOL 1e-5
 
@@ -301,6 +302,41 @@ static void check_forced(const fixture *f, const char *backend, ti_coll *self) {
   ti_engine_destroy(e);
 }
 
+// Where bits need not be those of any number of rows, few rows run as chains of products (worker/graph/chain.c): the cpu's ids, and the same bits at
+// batch 1 and 5, recorded and eager, with rows a step that stay few.
+static void check_chained(const fixture *f, ti_coll *self) {
+  static const struct {
+    const char *backend;
+    uint32_t batch;
+    bool eager;
+  } ways[] = {{"cpu", 5, false}, {"late", 1, false}, {"late", 5, false}, {"late", 5, true}};
+  drive_seq *q[4];
+  uint32_t n, ids = 0, bits = 0;
+  for (int i = 0; i < 4; i++) {
+    engine_spec s = spec_of(ways[i].backend, self, 16);
+    s.relaxed = true;
+    s.eager = ways[i].eager;
+    s.max_rows = 8;
+    ti_engine *e = fixture_engine(f, &s);
+    if (!e) exit(1);
+    q[i] = fixture_prompts(f, 1, &n);
+    if (drive_run(e, q[i], n, &(drive_options){.batch = ways[i].batch, .chunk = 1, .flight = 2})) exit(1);
+    ti_engine_destroy(e);
+  }
+  for (uint32_t i = 0; i < n; i++) {
+    ids += q[0][i].n_out != q[1][i].n_out || memcmp(q[0][i].out, q[1][i].out, q[0][i].n_out * 4) != 0;
+    for (int k = 2; k < 4; k++)
+      bits += q[1][i].n_out != q[k][i].n_out || memcmp(q[1][i].out, q[k][i].out, q[1][i].n_out * 4) || memcmp(q[1][i].logprob, q[k][i].logprob, q[1][i].n_out * 4);
+    for (int k = 0; k < 4; k++) free((void *)q[k][i].prompt);
+  }
+  check(ids == 0 && bits == 0 && late_chains() > 0, "%d chains of products: %u of %u texts leave the cpu's, %u of %u differ in bits from batch 1", late_chains(), ids, n,
+        bits, 2 * n);
+  for (int k = 0; k < 4; k++) {
+    drive_free(q[k], n);
+    free(q[k]);
+  }
+}
+
 // --quantization fp8: activations as codes from the op before are what the products would have made of them.
 static void check_codes(const fixture *f, const char *backend, ti_coll *self) {
   const char *both[] = {"cpu", backend};
@@ -487,7 +523,10 @@ int main(int argc, char **argv) {
   check_width(&f, argv[2], self);
   check_greedy(&f, argv[2], self, quick);
   if (!quick) check_forced(&f, argv[2], self);
-  if (!strcmp(argv[2], "late")) check_codes(&f, argv[2], self);
+  if (!strcmp(argv[2], "late")) {
+    if (!f.cfg.moe.n_expert) check_chained(&f, self);
+    check_codes(&f, argv[2], self);
+  }
   if (!quick) check_drawn(&f, argv[2], self);
   if (!quick) check_nll(&f, argv[1], argv[2], self);
   if (f.cfg.attn == TI_ATTN_MLA) check_expanded(&f, argv[2], self);

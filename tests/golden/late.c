@@ -36,12 +36,14 @@ struct late {
   int asked[TI_DEV_MARKS];
   ti_dev_graph *recording;
   ti_status failed;
+  bool deterministic;
 };
 
-static int n_launch, n_record, most_ahead;
+static int n_launch, n_record, n_chain, most_ahead;
 static bool refuse;
 int late_launches(void) { return n_launch; }
 int late_recordings(void) { return n_record; }
+int late_chains(void) { return n_chain; }
 int late_most_ahead(void) { return most_ahead; }
 void late_refuse_recording(bool yes) { refuse = yes; }
 
@@ -91,6 +93,7 @@ static ti_status late_open(const ti_dev_options *o, ti_dev **out, ti_error *err)
   late *l = calloc(1, sizeof *l);
   const ti_status st = in()->open(o, &l->dev, err);
   if (st) return free(l), st;
+  l->deterministic = o->deterministic;
   l->arena = mmap(NULL, ARENA_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (l->arena == MAP_FAILED) abort();
   *out = (ti_dev *)(void *)l;
@@ -284,6 +287,54 @@ static ti_status run_gemm_silu_mul(late *l, void *args) {
 }
 static ti_status late_gemm_silu_mul(ti_dev *d, const ti_gemm_silu_mul_args *a) { return push(of(d), run_gemm_silu_mul, a, sizeof *a), TI_OK; }
 
+// A link of a chain, op by op; what its norm leaves is memory of our own.
+typedef struct link {
+  ti_gemm_args gemm;
+  ti_gemm_silu_mul_args silu_mul;
+  ti_rope_append_args rope;
+  const float *norm;
+  float eps;
+  bool is_gemm, has_rope;
+} link;
+static ti_status run_link(late *l, void *args) {
+  link a = *(const link *)args;
+  const ti_weight *w = a.is_gemm ? a.gemm.w : a.silu_mul.w;
+  const int m = a.is_gemm ? a.gemm.m : a.silu_mul.m;
+  const void *x = a.is_gemm ? a.gemm.x : a.silu_mul.x;
+  float *own = rows_of((size_t)m * (size_t)w->k);
+  ti_status st = TI_OK;
+  if (a.norm) {
+    st = in()->rmsnorm(l->dev, &(ti_rmsnorm_args){.out = own, .x = x, .weight = a.norm, .n_row = m, .dim = (int)w->k, .eps = a.eps});
+    a.gemm.x = a.silu_mul.x = own;
+  }
+  if (!st) st = a.is_gemm ? in()->gemm(l->dev, &a.gemm) : run_gemm_silu_mul(l, &a.silu_mul);
+  if (!st && a.has_rope) st = run_rope_append(l, &a.rope);
+  free(own);
+  return st;
+}
+enum { CHAIN_ROWS = 8 };
+static ti_status late_chain(ti_dev *d, const ti_link *links, int n) {
+  if (of(d)->deterministic) return TI_ERR_UNSUPPORTED;
+  for (int i = 0; i < n; i++) {
+    const ti_gemm_args *a = links[i].gemm;
+    const ti_weight *w = a ? a->w : links[i].silu_mul->w;
+    if ((a ? a->m : links[i].silu_mul->m) > CHAIN_ROWS || w->dtype == TI_E4M3) return TI_ERR_UNSUPPORTED;
+  }
+  for (int i = 0; i < n; i++) {
+    const ti_link *k = &links[i];
+    link a = {.norm = k->norm, .eps = k->eps, .is_gemm = k->gemm != NULL, .has_rope = k->rope != NULL};
+    if (k->gemm) a.gemm = *k->gemm;
+    if (k->silu_mul) a.silu_mul = *k->silu_mul;
+    if (k->rope) a.rope = *k->rope;
+    item *it = push(of(d), run_link, &a, sizeof a);
+    if (!k->rope) continue;
+    it->batch = *k->rope->kv.batch;
+    ((link *)(void *)it->args)->rope.kv.batch = &it->batch;
+  }
+  n_chain++;
+  return TI_OK;
+}
+
 // ---- graphs ----
 
 static ti_status late_graph_begin(ti_dev *d) {
@@ -363,6 +414,7 @@ const ti_kernels *late_kernels(void) {
                    .feed = late_feed,
                    .rope_append = late_rope_append,
                    .gemm_silu_mul = late_gemm_silu_mul,
+                   .chain = late_chain,
                    .graph_begin = late_graph_begin,
                    .graph_end = late_graph_end,
                    .graph_launch = late_graph_launch,

@@ -14,6 +14,7 @@ const ti_kernels *late_kernels(void);
 // How often a graph was launched by any device so far, and how many were recorded.
 int late_launches(void);
 int late_recordings(void);
+int late_chains(void);  // how many chains of products were taken
 // Most marks that stood in a queue at once without having passed: how many steps were in flight.
 int late_most_ahead(void);
 // The next recordings fail.

@@ -102,7 +102,7 @@ ti_status ti_graph_norm(ti_graph *g, ti_lane *l, const float *weight, const ti_w
 
 static ti_status embed(ti_graph *g, ti_lane *l) {
   const int n = l->batch.batch.n_row;
-  l->pending = false;
+  l->pending = l->projected = l->chained = false;
   l->combining = -1;
   if (n == 0) return TI_OK;
   ti_graph_doing(g, "embedding");
@@ -129,6 +129,10 @@ static ti_status attention(ti_graph *g, ti_lane *l, const ti_layer_weights *w, i
 static ti_status dense_ffn(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer) {
   const int n = l->batch.batch.n_row;
   if (n == 0) return TI_OK;
+  if (l->chained) {
+    l->chained = false;
+    return TI_OK;
+  }
   ti_status st = ti_graph_sum(g, l, layer);
   const uint64_t t0 = ti_mono_ns();
   ti_graph_doing(g, "ffn");

@@ -6,6 +6,8 @@
 //   embed -> h   { norm(h += t) -> attention -> t, sum over tp;  norm(h += t) -> dense FFN -> t, sum over tp }   norm(h += t) -> xn -> head
 //                                                              \  MoE: see moe.c
 //
+// Few rows on one rank: all between two attentions is one launch where the backend can (chain.c), and nothing is pending.
+//
 // One ti_lane is one micro-batch with its own activations; with two lanes their MoE layers alternate (forward.c). Nothing here allocates.
 // Runs on the step loop's thread. Every failure names layer and piece in *err.
 //
@@ -54,6 +56,8 @@ typedef struct ti_lane {
   long own0, own1;     // this tp rank's rows in MoE layers
   ti_codes xn8, act8;  // of xn [.., hidden]; of silu_mul's output [.., ffn width]
   bool pending;        // t is still to be added to h
+  bool projected;      // the layer ahead has its q, k and v (chain.c),
+  bool chained;        // the layer at hand its FFN
   int combining;       // the MoE layer whose combine is in flight, -1: none
 } ti_lane;
 
@@ -120,6 +124,12 @@ ti_status ti_graph_head(ti_graph *g, const void *x, int n, float *logits, ti_err
 ti_status ti_graph_mtp(ti_graph *g, int n_lane, ti_error *err) TI_MUST_CHECK;
 
 // ---- pieces: each reads lane.xn, leaves its addition in lane.t (pending) ----
+typedef struct ti_qkv_args { ti_gemm_args gemm; ti_rope_append_args rope; } ti_qkv_args;
+// q, k and v of all rows side by side in lane.wide, rotated, appended: all but gemm.x.
+ti_qkv_args ti_graph_qkv_args(const ti_graph *g, const ti_lane *l, const ti_layer_weights *w, int layer);
+// chain.c: norm to append of a layer; attention's output to the next layer's append (it sets chained and projected). TI_ERR_UNSUPPORTED: nothing is done.
+ti_status ti_graph_chain_qkv(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
+ti_status ti_graph_chain(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
 ti_status ti_graph_attention_gqa(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
 ti_status ti_graph_attention_mla(ti_graph *g, ti_lane *l, const ti_layer_weights *w, int layer);
 // x: [n_row, hidden]; x8: the same as codes, or NULL.

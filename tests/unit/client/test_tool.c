@@ -202,6 +202,27 @@ Test(trace_report, has_a_table_of_a_decode_step) {
   free(s);
 }
 
+// A cost whose spans are missing (the device's ring had no room): in no table, and no division by its count.
+Test(trace_report, prints_no_cost_without_spans) {
+  static const char text[] =
+      "{\"name\":\"embedding\",\"pid\":1,\"tid\":9,\"ts\":0,\"cat\":\"device\",\"ph\":\"X\",\"dur\":10,\"args\":{\"step\":32}}\n"
+      "{\"name\":\"qkv\",\"pid\":1,\"tid\":9,\"ts\":5,\"cat\":\"cost\",\"ph\":\"i\",\"args\":{\"step\":32,\"rows\":1,\"bytes\":8,\"limit_us\":1}}\n";
+  FILE *f = fmemopen((void *)(uintptr_t)text, sizeof(text) - 1, "r");
+  ti_trace_summary *s = calloc(1, sizeof(*s));
+  ti_error err = {0};
+  cr_assert_eq(ti_trace_summarise(f, s, &err), TI_OK, "%s", err.text);
+  fclose(f);
+  char *out = NULL;
+  size_t size = 0;
+  f = open_memstream(&out, &size);
+  ti_trace_print(s, f);
+  fclose(f);
+  cr_assert(strstr(out, "embedding") && !strstr(out, "qkv") && !strstr(out, "nan"), "%s", out);
+  free(out);
+  ti_trace_summary_fini(s);
+  free(s);
+}
+
 Test(trace_report, names_the_line_that_is_no_event) {
   static const char text[] = "[\n{\"ph\":\"X\",\"name\":\"a\"},\n{\"ph\":\n";
   FILE *f = fmemopen((void *)(uintptr_t)text, sizeof(text) - 1, "r");

@@ -214,3 +214,22 @@ Test(device, auto_without_a_gpu_says_why) {
   cr_assert_eq(ti_device_decide(TI_DEVICE_CUDA, &model, &device, note, sizeof note, &err), TI_ERR_ARG);
   cr_assert(strstr(err.text, "--device cuda: mixture-of-experts"), "%s", err.text);
 }
+
+// What --quantization fp8 makes of it at load: half of the linear layers, the rest as stored.
+Test(settings, the_plan_tells_what_fp8_weights_take) {
+  load(DENSE);
+  const ti_holdings h = held(1, 1, 0, 0);
+  const uint64_t linear = h.weights - h.weight[TI_HOLD_EMBED] - h.weight[TI_HOLD_SMALL];
+  char *text = NULL, want[32];
+  size_t n = 0;
+  for (int fp8 = 0; fp8 < 2; fp8++) {
+    f.quantization = fp8 ? TI_WEIGHTS_FP8 : TI_WEIGHTS_STORED;
+    cr_assert_eq(decide(1), TI_OK, "%s", err.text);
+    FILE *out = open_memstream(&text, &n);
+    ti_settings_print_plan(&s, &model, out);
+    fclose(out);
+    cr_assert_eq(strstr(text, "made at load") != NULL, fp8, "%s", text);
+    cr_assert(!fp8 || strstr(text, ti_size_text(h.weights - linear / 2, want)), "%s: no %s", text, want);
+    free(text);
+  }
+}
