@@ -5,11 +5,10 @@
 //   Every SM has one block of 8 warps that multiply and one that fetches. Tiles of 8 rows of W (two halves of 4: neighbours; gate and up; RoPE's
 //   pairs) are dealt out to the blocks, from product to product without a break; the block's warps share K:
 //
-//     block   0   1   2   ..  131 |  0   1  ..       step   |   0    |   1    |  ..       a lane (g = lane / 4, q = lane % 4) has 16 bytes of row g
-//     at tile    0   1   2   ..  131 | 132 133 ..       columns| 512    | 512    |           8 q and 32 + 8 q of its warp's 64, and x of token g at
-//     the
-//                                                    warp 0 |##      |##      |           same places: k runs in the same odd order in both operands
-//                                                    warp 1 |  ##    |  ##    |           of mma.sync (m16n8k16; A: tokens, B: W).
+//     block   0   1   2   ..  131 |  0   1  ..       step   |   0    |   1    |  ..       a lane (g = lane / 4, q = lane % 4) has 16 bytes of row
+//     at tile 0   1   2   ..  131 | 132 133 ..       columns| 512    | 512    |           g at 8 q and 32 + 8 q of its warp's 64, and x of token
+//                                                    warp 0 |##      |##      |           g at the same places: k runs in the same odd order in
+//                                                    warp 1 |  ##    |  ##    |           both operands of mma.sync (m16n8k16; A: tokens, B: W).
 //
 //   W comes by bulk copies of up to 4 KB a row into a ring of DEPTH quads of 4 steps (32 KB each), over tiles and products: W depends on nobody, so
 //   memory goes on while blocks wait for one another and, under programmatic dependent launch, for the predecessor.

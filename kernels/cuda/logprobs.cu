@@ -3,7 +3,8 @@
 //
 //   the maximum, and how many beat the target | the sum of exp, and level 1 of .. | the 20th key (row_search.cuh) | gather, order 20 by counting
 //
-// NaN is -inf to the maximum, the sum and the rank, and is left out of the list. Ties at the 20th key: the lower ids. Blocks hold ascending ids, so a block's share of the ties follows from the counts of the blocks before it.
+// NaN is -inf to the maximum, the sum and the rank, and is left out of the list. Ties at the 20th key: the lower ids. Blocks hold ascending ids, so
+// a block's share of the ties follows from the counts of the blocks before it.
 #include "kernels/cuda/row_search.cuh"
 
 extern "C" {
