@@ -96,7 +96,7 @@ class Load:
         return total / os.sysconf("SC_CLK_TCK")
 
     def others(self):
-        """CPUs that others have taken since."""
+        """CPUs that others have taken since, and those of our own processes whose parents have not waited for them (a cluster's ranks)."""
         return max(0.0, ((self.machine() - self.busy) - (self.mine() - self.own)) / (time.monotonic() - self.t))
 
 
@@ -415,7 +415,7 @@ def main():
             print("[%s: %.0f s]" % (name, time.monotonic() - t), file=sys.stderr, flush=True)
     r.say("## Against the bars\n")
     r.table(["what", "value", "bar", ""], [list(b) for b in r.bars])
-    r.say("%.0f s; other processes took %.2f of the CPUs meanwhile.\n" % (time.monotonic() - t0, load.others()))
+    r.say("%.0f s; other processes took at most %.2f of the CPUs meanwhile (ranks that nobody waited for are among them).\n" % (time.monotonic() - t0, load.others()))
     if o.out:
         with open(o.out, "w") as f:
             f.write("\n".join(r.lines))
