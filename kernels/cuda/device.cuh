@@ -61,7 +61,7 @@ static __device__ __forceinline__ float ti_from_e4m3(uint8_t q) { return __half2
 // The rule of ti_quant_fp8_args.
 static __device__ __forceinline__ float ti_fp8_scale(float amax) { return fmaxf(amax, 1e-4f) / 448.0f; }
 
-// silu(g) * u, within 2^-19 of it: every kernel that has the product uses this one, so that fused forms have its bits.
+// silu(g) * u, within 2^-19 of it: every kernel of the table that has the product uses this one, so that fused forms have its bits.
 static __device__ __forceinline__ float ti_silu_mul(float g, float u) { return __fdividef(g, 1.0f + __expf(-g)) * u; }
 
 // ---- sums and maxima in an order that depends on the lane alone ----

@@ -221,9 +221,9 @@ TI_DEV float4 ti_swap_four(float4 v, int place, int *row) {
 typedef struct ti_swap_silu {
   float v[4];
 } ti_swap_silu;
-TI_DEV float ti_silu_mul(float gate, float up) { return gate / (1.0f + __expf(-gate)) * up; }
+TI_DEV float ti_swap_silu_one(float gate, float up) { return gate / (1.0f + __expf(-gate)) * up; }
 TI_DEV ti_swap_silu ti_swap_silu_mul(float4 gate, float4 up) {
-  ti_swap_silu s = {{ti_silu_mul(gate.x, up.x), ti_silu_mul(gate.y, up.y), ti_silu_mul(gate.z, up.z), ti_silu_mul(gate.w, up.w)}};
+  ti_swap_silu s = {{ti_swap_silu_one(gate.x, up.x), ti_swap_silu_one(gate.y, up.y), ti_swap_silu_one(gate.z, up.z), ti_swap_silu_one(gate.w, up.w)}};
 #pragma unroll
   for (int i = 0; i < 4; i++) s.v[i] = __uint_as_float(ti_pack_bf16(0.0f, s.v[i]) & 0xFFFF0000u);
   return s;

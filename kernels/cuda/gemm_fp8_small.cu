@@ -46,6 +46,7 @@
 #include <assert.h>
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/fp8_swap.cuh"
 #include "kernels/cuda/tensor_map.h"
 
@@ -235,10 +236,10 @@ TI_DEV void write_plain(const small_params &p, const float *red, int m0, int n_o
   }
 }
 
-// silu(gate) * up as device.cuh's ti_silu_mul has it, of four neighbouring outputs, rounded to bf16.
-TI_DEV float silu_one(float g, float u) { return __fdividef(g, 1.0f + __expf(-g)) * u; }
+// silu(gate) * up of four neighbouring outputs, rounded to bf16.
 TI_DEV float4 silu_four(float4 gate, float4 up) {
-  const uint32_t a = ti_pack_bf16(silu_one(gate.x, up.x), silu_one(gate.y, up.y)), b = ti_pack_bf16(silu_one(gate.z, up.z), silu_one(gate.w, up.w));
+  const uint32_t a = ti_pack_bf16(ti_silu_mul(gate.x, up.x), ti_silu_mul(gate.y, up.y)),
+                 b = ti_pack_bf16(ti_silu_mul(gate.z, up.z), ti_silu_mul(gate.w, up.w));
   return make_float4(__uint_as_float(a << 16), __uint_as_float(a & 0xFFFF0000u), __uint_as_float(b << 16), __uint_as_float(b & 0xFFFF0000u));
 }
 // v / s as quant_fp8.cu has it: r = 1 / s rounded; an infinite s gives 0, and NaN where v is infinite.
