@@ -60,9 +60,6 @@ static void sum_step(const ti_trace_summary *s, ti_trace_steps *t, const ti_trac
     p->n++;
     p->us += v[i].t1 - v[i].t0;
     if (i) p->gap_us += v[i].t0 - v[i - 1].t1;
-  }
-  for (size_t i = 0; i < n; i++) {
-    ti_trace_piece *p = piece_of(s, t, v[i].kind);
     for (size_t k = 0; k < n_cost; k++)
       if (c[k].kind == v[i].kind) {
         p->bytes += c[k].bytes;
